@@ -1,0 +1,338 @@
+//! Events on their way from the log to sessions and tables: decoded once, shared by reference.
+//!
+//! Pure. A batch is immutable; who still needs it holds an `Arc`, and the credit returns with the last one.
+
+use std::{borrow::Cow, ops::Range, sync::Arc};
+
+use bytes::Bytes;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+
+use crate::{
+    credit::CreditGuard,
+    dead_letter::Reason,
+    fields::{self, Field, FieldId, Value},
+    key::{self, Key},
+    ports::LogRecord,
+    timestamp::{DAY, Timestamp},
+};
+
+/// Event times before this (2000-01-01) are clamped to the time of storing.
+const EVENT_TIME_MIN: Timestamp = Timestamp(946_684_800_000_000);
+
+/// One decoded event.
+#[derive(Debug)]
+pub struct Event {
+    /// Its sequence in the log of its partition.
+    pub seq: u64,
+    /// When the log stored it.
+    pub stored: Timestamp,
+    /// When the front door received it.
+    pub collected: Timestamp,
+    /// Event time: the collector's, clamped to a sane range.
+    pub time: Timestamp,
+    /// Hash of its event id, for the per-key memory of recent ids; `None` without an id (it cannot be a repeat then).
+    pub id_hash: Option<u64>,
+    /// Hash of its key, see [`key::shard_of`].
+    pub key_hash: u64,
+    /// The key's bytes; valid UTF-8 unless the event is refused.
+    pub key: Bytes,
+    /// The event as JSON.
+    pub payload: Bytes,
+    /// Why it cannot be processed, if so: reason and explanation.
+    pub refused: Option<Box<(Reason, String)>>,
+    fields: Range<u32>,
+}
+
+/// Events of one partition, in the order of its log.
+#[derive(Debug)]
+pub struct EventBatch {
+    /// The partition.
+    pub partition: u32,
+    /// The events, sequences ascending.
+    pub events: Vec<Event>,
+    /// Event times that had to be clamped.
+    pub clamped: u64,
+    fields: Vec<Field>,
+    credit: Option<CreditGuard>,
+}
+
+/// An event together with its batch: what consumers read fields from.
+#[derive(Clone, Copy)]
+pub struct EventRef<'a> {
+    event: &'a Event,
+    fields: &'a [Field],
+}
+
+/// One event of a shared batch, owned: what waits in the queue of a session.
+#[derive(Clone, Debug)]
+pub struct QueuedEvent {
+    batch: Arc<EventBatch>,
+    index: u32,
+}
+
+/// How the key of an event is found when the log does not say it: field names, tried in order.
+#[derive(Clone, Debug)]
+pub struct KeyPaths(Vec<KeyPath>);
+
+#[derive(Clone, Debug)]
+struct KeyPath {
+    field: FieldId,
+    name: String,
+    inside: Vec<String>,
+}
+
+impl KeyPaths {
+    /// Paths such as `domain_userid` or `user.id`.
+    pub fn new(paths: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        let parse = |path: &str| {
+            let mut parts = path.split('.').map(str::to_owned);
+            let name = parts.next().unwrap_or_default();
+            KeyPath { field: FieldId::of(&name), name, inside: parts.collect() }
+        };
+        Self(paths.into_iter().map(|p| parse(p.as_ref())).collect())
+    }
+
+    /// The first path that leads to a usable key, or what is wrong with the event.
+    pub fn find<'a>(&self, fields: &[Field], payload: &'a [u8]) -> Result<Cow<'a, str>, String> {
+        let mut problem = None;
+        for path in &self.0 {
+            let value = find(fields, payload, path.field, &path.name).filter(|v| v.kind != fields::Kind::Null);
+            let Some(value) = value else { continue };
+            let text = if path.inside.is_empty() {
+                value.as_str()
+            } else {
+                sonic_rs::get(value.raw, &path.inside)
+                    .ok()
+                    .and_then(|inner| serde_json::from_str::<String>(inner.as_raw_str()).ok().map(Cow::Owned))
+            };
+            match text.map(|t| key::check(&t).map(|()| t)) {
+                Some(Ok(text)) => return Ok(text),
+                Some(Err(error)) => problem = Some(format!("{}: {error}", path.name)),
+                None => problem = Some(format!("{} is not a string", path.name)),
+            }
+        }
+        Err(problem.unwrap_or_else(|| format!("none of these fields is present: {self}")))
+    }
+}
+
+impl std::fmt::Display for KeyPaths {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (i, path) in self.0.iter().enumerate() {
+            write!(f, "{}{}", if i > 0 { ", " } else { "" }, path.name)?;
+            for inner in &path.inside {
+                write!(f, ".{inner}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn find<'a>(fields: &[Field], payload: &'a [u8], id: FieldId, name: &str) -> Option<Value<'a>> {
+    if id != FieldId::Other {
+        return fields.iter().find(|f| f.id == id).map(|f| f.value(payload));
+    }
+    let same = |f: &&Field| {
+        let raw = f.raw_name(payload);
+        f.id == FieldId::Other && raw.len() == name.len() + 2 && &raw[1..raw.len() - 1] == name
+    };
+    fields.iter().find(same).map(|f| f.value(payload))
+}
+
+/// What the log absorbs repeats by: 128-bit hash of key and event id, never the bare id, because clients that send a
+/// constant id must not lose events.
+pub fn dedupe_id(key: &[u8], event_id: &[u8]) -> u128 {
+    let mut both = Vec::with_capacity(key.len() + 1 + event_id.len());
+    both.extend_from_slice(key);
+    both.push(0xff); // no UTF-8 text contains this byte, so the pair is unambiguous
+    both.extend_from_slice(event_id);
+    xxh3_128(&both)
+}
+
+impl EventBatch {
+    /// Decodes records of one partition. Never fails: what cannot be processed says so in [`Event::refused`].
+    pub fn decode(partition: u32, records: Vec<LogRecord>, keys: &KeyPaths, credit: Option<CreditGuard>) -> Self {
+        let mut fields = Vec::with_capacity(records.len() * 14);
+        let mut clamped = 0;
+        let events = records.into_iter().map(|record| decode_one(record, keys, &mut fields, &mut clamped)).collect();
+        Self { partition, events, clamped, fields, credit }
+    }
+
+    /// The event at `index`.
+    pub fn get(&self, index: usize) -> EventRef<'_> {
+        let event = &self.events[index];
+        EventRef { event, fields: &self.fields[event.fields.start as usize..event.fields.end as usize] }
+    }
+
+    /// All events, in order.
+    pub fn iter(&self) -> impl Iterator<Item = EventRef<'_>> {
+        (0..self.events.len()).map(|i| self.get(i))
+    }
+
+    /// Sequence of the first event; 0 when empty.
+    pub fn first_seq(&self) -> u64 {
+        self.events.first().map_or(0, |e| e.seq)
+    }
+
+    /// Sequence of the last event; 0 when empty.
+    pub fn last_seq(&self) -> u64 {
+        self.events.last().map_or(0, |e| e.seq)
+    }
+
+    /// Whether the batch holds credit of its partition.
+    pub fn holds_credit(&self) -> bool {
+        self.credit.is_some()
+    }
+}
+
+fn decode_one(record: LogRecord, keys: &KeyPaths, fields: &mut Vec<Field>, clamped: &mut u64) -> Event {
+    let LogRecord { seq, stored, key, payload } = record;
+    let start = fields.len();
+    let mut refused = fields::scan(&payload, fields).err().map(|e| (Reason::Parse, e.to_string()));
+    let scanned = &fields[start..];
+    let text = |id| find(scanned, &payload, id, "").and_then(|v| v.as_str());
+    if let Some(reason) = text(FieldId::Rejected) {
+        let reason = Reason::from_label(&reason).unwrap_or(Reason::Parse);
+        refused = Some((reason, sonic_text(&payload, "error").unwrap_or_else(|| "refused by the sender".to_owned())));
+    }
+    let mut key = key.unwrap_or_default();
+    if key.is_empty() && refused.is_none() {
+        match keys.find(scanned, &payload) {
+            Ok(Cow::Borrowed(found)) => key = payload.slice_ref(found.as_bytes()),
+            Ok(Cow::Owned(found)) => key = Bytes::from(found),
+            Err(problem) => refused = Some((Reason::NoKey, problem)),
+        }
+    } else if let Err(error) = std::str::from_utf8(&key).map_err(|_| key::KeyError::NotUtf8).and_then(key::check)
+        && refused.is_none()
+    {
+        refused = Some((Reason::NoKey, error.to_string()));
+    }
+    let instant = |id| find(scanned, &payload, id, "").and_then(|v| timestamp(&v));
+    let collected = instant(FieldId::CollectorTstamp).unwrap_or(stored);
+    let sane = collected >= EVENT_TIME_MIN && collected.0 <= stored.0.saturating_add(DAY);
+    *clamped += u64::from(!sane);
+    let time = if sane { collected } else { stored };
+    let id_hash = text(FieldId::EventId).filter(|id| !id.is_empty()).map(|id| xxh3_64(id.as_bytes()));
+    let key_hash = key::hash_of(&key);
+    let range = start as u32..fields.len() as u32;
+    Event { seq, stored, collected, time, id_hash, key_hash, key, payload, refused: refused.map(Box::new), fields: range }
+}
+
+/// Reads a time from a JSON string or number, see [`Timestamp::parse`].
+pub fn timestamp(value: &Value<'_>) -> Option<Timestamp> {
+    match value.kind {
+        fields::Kind::String => Timestamp::parse(&value.as_str()?),
+        fields::Kind::Number => Timestamp::parse(value.raw),
+        _ => None,
+    }
+}
+
+fn sonic_text(payload: &[u8], name: &str) -> Option<String> {
+    let value = sonic_rs::get(payload, [name]).ok()?;
+    serde_json::from_str(value.as_raw_str()).ok()
+}
+
+impl<'a> EventRef<'a> {
+    /// The event.
+    pub fn event(&self) -> &'a Event {
+        self.event
+    }
+
+    /// The fields, in the order of the payload.
+    pub fn fields(&self) -> &'a [Field] {
+        self.fields
+    }
+
+    /// A field's value by id, for the well-known ones.
+    pub fn value(&self, id: FieldId) -> Option<Value<'a>> {
+        find(self.fields, &self.event.payload, id, "")
+    }
+
+    /// A field's value by name.
+    pub fn value_named(&self, name: &str) -> Option<Value<'a>> {
+        find(self.fields, &self.event.payload, FieldId::of(name), name)
+    }
+
+    /// The text of a string field.
+    pub fn text(&self, id: FieldId) -> Option<Cow<'a, str>> {
+        self.value(id).and_then(|v| v.as_str())
+    }
+
+    /// The key as text.
+    pub fn key_str(&self) -> &'a str {
+        std::str::from_utf8(&self.event.key).unwrap_or("")
+    }
+}
+
+impl QueuedEvent {
+    /// The event at `index` of `batch`.
+    pub fn new(batch: Arc<EventBatch>, index: u32) -> Self {
+        Self { batch, index }
+    }
+
+    /// The event.
+    pub fn get(&self) -> EventRef<'_> {
+        self.batch.get(self.index as usize)
+    }
+
+    /// Its sequence.
+    pub fn seq(&self) -> u64 {
+        self.batch.events[self.index as usize].seq
+    }
+
+    /// Its key; fails when the event has none.
+    pub fn key(&self) -> Result<Key, key::KeyError> {
+        Key::from_bytes(&self.batch.events[self.index as usize].key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decode(payload: &str, key: Option<&str>) -> EventBatch {
+        let record = LogRecord {
+            seq: 7,
+            stored: Timestamp(1_795_176_000_000_000),
+            key: key.map(|k| Bytes::copy_from_slice(k.as_bytes())),
+            payload: Bytes::copy_from_slice(payload.as_bytes()),
+        };
+        EventBatch::decode(0, vec![record], &KeyPaths::new(["domain_userid", "user.id"]), None)
+    }
+
+    #[test]
+    fn the_key_comes_from_the_log_or_from_the_first_usable_path() {
+        assert_eq!(decode(r#"{"domain_userid":"d"}"#, Some("given")).get(0).key_str(), "given");
+        assert_eq!(decode(r#"{"user":{"id":"u"},"domain_userid":"d"}"#, None).get(0).key_str(), "d");
+        assert_eq!(decode(r#"{"user":{"id":"u"}}"#, None).get(0).key_str(), "u");
+        assert_eq!(decode(r#"{"domain_userid":null,"user":{"id":"u"}}"#, None).get(0).key_str(), "u");
+    }
+
+    #[test]
+    fn what_cannot_be_processed_says_why() {
+        let refused = |payload| decode(payload, None).events[0].refused.as_deref().cloned();
+        assert_eq!(refused("{nope").map(|r| r.0), Some(Reason::Parse));
+        let (reason, text) = refused(r#"{"event":"x"}"#).expect("no key");
+        assert_eq!((reason, text.as_str()), (Reason::NoKey, "none of these fields is present: domain_userid, user.id"));
+        let (reason, text) = refused(r#"{"domain_userid":12}"#).expect("a number is not a key");
+        assert_eq!((reason, text.as_str()), (Reason::NoKey, "domain_userid is not a string"));
+        let (reason, text) = refused(r#"{"keyloom.rejected":"too_large","error":"10 MB"}"#).expect("refused by a tool");
+        assert_eq!((reason, text.as_str()), (Reason::TooLarge, "10 MB"));
+    }
+
+    #[test]
+    fn absurd_times_are_clamped_and_counted() {
+        let stored = Timestamp(1_795_176_000_000_000);
+        for (tstamp, clamped) in [("1970-01-02T00:00:00Z", 1), ("2999-01-01T00:00:00Z", 1), ("nonsense", 0)] {
+            let batch = decode(&format!(r#"{{"domain_userid":"d","collector_tstamp":"{tstamp}"}}"#), None);
+            assert_eq!((batch.events[0].time, batch.clamped), (stored, clamped), "{tstamp}");
+        }
+        let batch = decode(r#"{"domain_userid":"d","collector_tstamp":"2026-11-20T11:00:00Z"}"#, None);
+        assert_eq!(batch.events[0].time.to_rfc3339(), "2026-11-20T11:00:00.000000Z");
+    }
+
+    #[test]
+    fn equal_ids_of_different_keys_differ() {
+        assert_ne!(dedupe_id(b"a", b"1"), dedupe_id(b"b", b"1"));
+        assert_ne!(dedupe_id(b"ab", b"c"), dedupe_id(b"a", b"bc"));
+    }
+}

@@ -1,0 +1,334 @@
+//! One pass over an event's JSON: where its top-level fields are.
+//!
+//! Pure. Every consumer of an event (key, handler, table) reads fields through the spans found here, so the text is
+//! scanned once. Values are checked to be JSON, but nested ones are not taken apart.
+
+use std::{borrow::Cow, fmt, str};
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use sonic_rs::LazyValue;
+
+/// Most top-level fields of one event; more is refused as unparseable. A limit, because each field costs a span.
+pub const FIELDS_MAX: usize = 1_024;
+
+macro_rules! well_known {
+    ($($(#[$doc:meta])* $id:ident = $name:literal),+ $(,)?) => {
+        /// The fields that Keyloom knows by name. Everything else is [`FieldId::Other`].
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(u8)]
+        pub enum FieldId { $($(#[$doc])* $id,)+ /** Any other field, found by its name. */ Other }
+
+        impl FieldId {
+            /// The well-known fields, in the order of the enum.
+            pub const KNOWN: &[(FieldId, &str)] = &[$((FieldId::$id, $name)),+];
+
+            /// The id of a field name.
+            pub fn of(name: &str) -> Self {
+                match name { $($name => Self::$id,)+ _ => Self::Other }
+            }
+        }
+    };
+}
+
+well_known! {
+    /// Which application sent the event.
+    AppId = "app_id",
+    /// `web`, `mob`, `srv`, ...
+    Platform = "platform",
+    /// When the front door stored the event.
+    CollectorTstamp = "collector_tstamp",
+    /// When the device says it made the event.
+    DvceCreatedTstamp = "dvce_created_tstamp",
+    /// The kind of event: `page_view`, ...
+    Event = "event",
+    /// The client's id of the event.
+    EventId = "event_id",
+    /// The address the event came from.
+    UserIpaddress = "user_ipaddress",
+    /// First-party cookie of the browser; the default key.
+    DomainUserid = "domain_userid",
+    /// The session as the client counts it.
+    SessionId = "session_id",
+    /// The page.
+    PageUrl = "page_url",
+    /// The logged-in user.
+    UserId = "user_id",
+    /// Third-party (collector) cookie.
+    NetworkUserid = "network_userid",
+    /// Set by Keyloom's own tools on what they refused, see [`REJECTED`].
+    Rejected = "keyloom.rejected",
+}
+
+/// Name of the field that marks an event which a tool refused: its value is the dead-letter reason, and the rest of the
+/// event says where it came from. Such an event needs no key.
+pub const REJECTED: &str = "keyloom.rejected";
+
+/// The JSON type of a value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// `null`
+    Null,
+    /// `true` or `false`
+    Bool,
+    /// A number.
+    Number,
+    /// A string.
+    String,
+    /// An array.
+    Array,
+    /// An object.
+    Object,
+}
+
+/// Where one field is in its payload. 20 bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    /// Which field.
+    pub id: FieldId,
+    kind: Kind,
+    name: (u32, u32),
+    value: (u32, u32),
+}
+
+/// A field's value, still as JSON text.
+#[derive(Clone, Copy, Debug)]
+pub struct Value<'a> {
+    /// Its type.
+    pub kind: Kind,
+    /// Its JSON text, quotes included.
+    pub raw: &'a str,
+}
+
+/// Why a payload is not an event.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ScanError {
+    /// Not JSON, or not an object; the text says where.
+    #[error("not a JSON object: {0}")]
+    Json(String),
+    /// More than [`FIELDS_MAX`] fields.
+    #[error("more than {FIELDS_MAX} fields")]
+    TooManyFields,
+}
+
+/// Scans `payload` and appends its fields to `fields`. On an error `fields` is as before.
+///
+/// A well-known field that occurs twice counts with its last value, as most JSON parsers have it.
+pub fn scan(payload: &[u8], fields: &mut Vec<Field>) -> Result<(), ScanError> {
+    let start = fields.len();
+    let scanned = sonic_rs::from_slice::<Spans<'_>>(payload).map_err(|e| ScanError::Json(brief(&e)));
+    let result = scanned.and_then(|spans| push_fields(payload, &spans.0, fields));
+    if result.is_err() {
+        fields.truncate(start);
+    }
+    result
+}
+
+/// The value text and its name as decoded, in order of the object.
+struct Spans<'a>(Vec<(FieldId, &'a str)>);
+
+impl<'de> Deserialize<'de> for Spans<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Spans<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut spans = Vec::with_capacity(16);
+                while let Some(id) = map.next_key::<Name>()? {
+                    let value: LazyValue<'de> = map.next_value()?;
+                    if let Cow::Borrowed(raw) = value.as_raw_cow() {
+                        spans.push((id.0, raw));
+                    }
+                    if spans.len() > FIELDS_MAX {
+                        break;
+                    }
+                }
+                Ok(Spans(spans))
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
+}
+
+struct Name(FieldId);
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Name;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a field name")
+            }
+            fn visit_str<E>(self, name: &str) -> Result<Name, E> {
+                Ok(Name(FieldId::of(name)))
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+fn push_fields(payload: &[u8], spans: &[(FieldId, &str)], fields: &mut Vec<Field>) -> Result<(), ScanError> {
+    if spans.len() > FIELDS_MAX {
+        return Err(ScanError::TooManyFields);
+    }
+    let first = fields.len();
+    let base = payload.as_ptr() as usize;
+    let mut end = 0usize;
+    for &(id, raw) in spans {
+        let start = raw.as_ptr() as usize - base;
+        // Between two values stands `, "name" :`, so the name needs no span of its own from the parser.
+        let gap = &payload[end..start];
+        let open = gap.iter().position(|b| *b == b'"').unwrap_or(0);
+        let close = gap.iter().rposition(|b| *b == b'"').unwrap_or(0);
+        let name = ((end + open) as u32, (end + close + 1) as u32);
+        end = start + raw.len();
+        let field = Field { id, kind: kind_of(raw.as_bytes()), name, value: (start as u32, end as u32) };
+        let earlier = (id != FieldId::Other).then(|| fields[first..].iter_mut().find(|f| f.id == id)).flatten();
+        match earlier {
+            Some(earlier) => *earlier = field,
+            None => fields.push(field),
+        }
+    }
+    Ok(())
+}
+
+fn kind_of(raw: &[u8]) -> Kind {
+    match raw.first() {
+        Some(b'"') => Kind::String,
+        Some(b'{') => Kind::Object,
+        Some(b'[') => Kind::Array,
+        Some(b't' | b'f') => Kind::Bool,
+        Some(b'n') | None => Kind::Null,
+        Some(_) => Kind::Number,
+    }
+}
+
+/// The first line of a parser's message, without the excerpt: excerpts hold user data.
+fn brief(error: &sonic_rs::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().trim_end_matches([':', ' ']).to_owned()
+}
+
+impl Field {
+    /// The value in `payload`, the text that was scanned.
+    pub fn value<'a>(&self, payload: &'a [u8]) -> Value<'a> {
+        Value { kind: self.kind, raw: text(payload, self.value) }
+    }
+
+    /// The name as JSON text, quotes included.
+    pub fn raw_name<'a>(&self, payload: &'a [u8]) -> &'a str {
+        text(payload, self.name)
+    }
+}
+
+fn text(payload: &[u8], (from, to): (u32, u32)) -> &str {
+    payload.get(from as usize..to as usize).and_then(|b| str::from_utf8(b).ok()).unwrap_or("")
+}
+
+impl<'a> Value<'a> {
+    /// The text of a string; `None` for another type. Borrowed unless the string has escapes.
+    pub fn as_str(&self) -> Option<Cow<'a, str>> {
+        if self.kind != Kind::String || self.raw.len() < 2 {
+            return None;
+        }
+        let inner = &self.raw[1..self.raw.len() - 1];
+        if !inner.as_bytes().contains(&b'\\') {
+            return Some(Cow::Borrowed(inner));
+        }
+        serde_json::from_str::<String>(self.raw).ok().map(Cow::Owned)
+    }
+
+    /// The value of a number; `None` for another type.
+    pub fn as_f64(&self) -> Option<f64> {
+        (self.kind == Kind::Number).then(|| self.raw.parse().ok()).flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn scanned(payload: &str) -> Result<Vec<(FieldId, String, String)>, ScanError> {
+        let mut fields = Vec::new();
+        scan(payload.as_bytes(), &mut fields)?;
+        let bytes = payload.as_bytes();
+        Ok(fields.iter().map(|f| (f.id, f.raw_name(bytes).to_owned(), f.value(bytes).raw.to_owned())).collect())
+    }
+
+    #[test]
+    fn names_and_values_are_found_in_place() {
+        let found = scanned(r#" { "event" : "page_view" ,"x\"y":{"a":[1,"}"]}, "n":-1.5e3,"page_url":null}"#);
+        let expected = [
+            (FieldId::Event, "\"event\"", "\"page_view\""),
+            (FieldId::Other, r#""x\"y""#, r#"{"a":[1,"}"]}"#),
+            (FieldId::Other, "\"n\"", "-1.5e3"),
+            (FieldId::PageUrl, "\"page_url\"", "null"),
+        ];
+        let expected: Vec<_> = expected.iter().map(|(i, n, v)| (*i, (*n).to_owned(), (*v).to_owned())).collect();
+        assert_eq!(found, Ok(expected));
+    }
+
+    #[test]
+    fn what_is_not_an_object_is_refused_and_leaves_nothing() {
+        for bad in ["", "[]", "1", "{", "{\"a\":}", "{\"a\":1}x", "{\"a\":{\"b\":tru}}", "{\"a\":[1,]}", "{a:1}", "\u{1}"] {
+            let mut fields = Vec::new();
+            assert!(scan(bad.as_bytes(), &mut fields).is_err(), "{bad}");
+            assert!(fields.is_empty());
+        }
+        assert!(scan(b"{\"a\":\"\xff\"}", &mut Vec::new()).is_err(), "not UTF-8");
+    }
+
+    #[test]
+    fn the_last_of_two_equal_names_counts() {
+        let found = scanned(r#"{"event":"a","event":"b"}"#).expect("an object");
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].2, "\"b\"");
+    }
+
+    #[test]
+    fn a_flood_of_fields_is_refused() {
+        let many: Vec<String> = (0..=FIELDS_MAX).map(|i| format!("\"f{i}\":1")).collect();
+        assert_eq!(scanned(&format!("{{{}}}", many.join(","))), Err(ScanError::TooManyFields));
+    }
+
+    #[test]
+    fn deep_nesting_does_not_overflow_the_stack() {
+        let deep = format!("{{\"a\":{}{}}}", "[".repeat(200_000), "]".repeat(200_000));
+        let _either_way = scan(deep.as_bytes(), &mut Vec::new());
+    }
+
+    #[test]
+    fn escapes_are_decoded_on_demand() {
+        let mut fields = Vec::new();
+        let payload = br#"{"page_url":"a\u00fc\n","event":"plain"}"#;
+        scan(payload, &mut fields).expect("an object");
+        assert_eq!(fields[0].value(payload).as_str().as_deref(), Some("aü\n"));
+        assert!(matches!(fields[1].value(payload).as_str(), Some(Cow::Borrowed("plain"))));
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_serde_json(map in proptest::collection::btree_map("\\PC{0,8}", "\\PC{0,12}", 0..12)) {
+            let payload = serde_json::to_vec(&map).expect("serializable");
+            let mut fields = Vec::new();
+            scan(&payload, &mut fields).expect("an object");
+            let back: std::collections::BTreeMap<String, String> = fields
+                .iter()
+                .map(|f| {
+                    let name = serde_json::from_str(f.raw_name(&payload)).expect("a name");
+                    (name, f.value(&payload).as_str().expect("a string").into_owned())
+                })
+                .collect();
+            prop_assert_eq!(back, map);
+        }
+
+        #[test]
+        fn never_panics_on_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _either_way = scan(&bytes, &mut Vec::new());
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! keyloom
+fn main() {}

@@ -1,1 +1,3 @@
-//! placeholder
+//! What the end-to-end tests share. Each test file beside this one is a program of its own, see Cargo.toml.
+
+pub mod support;

@@ -101,9 +101,8 @@ impl KeyPaths {
             let text = if path.inside.is_empty() {
                 value.as_str()
             } else {
-                sonic_rs::get(value.raw, &path.inside)
-                    .ok()
-                    .and_then(|inner| serde_json::from_str::<String>(inner.as_raw_str()).ok().map(Cow::Owned))
+                let inner = path.inside.iter().try_fold(value.raw, |object, name| fields::member(object, name));
+                inner.and_then(|raw| serde_json::from_str::<String>(raw).ok().map(Cow::Owned))
             };
             match text.map(|t| key::check(&t).map(|()| t)) {
                 Some(Ok(text)) => return Ok(text),
@@ -192,7 +191,7 @@ fn decode_one(record: LogRecord, keys: &KeyPaths, fields: &mut Vec<Field>, clamp
     let text = |id| find(scanned, &payload, id, "").and_then(|v| v.as_str());
     if let Some(reason) = text(FieldId::Rejected) {
         let reason = Reason::from_label(&reason).unwrap_or(Reason::Parse);
-        refused = Some((reason, sonic_text(&payload, "error").unwrap_or_else(|| "refused by the sender".to_owned())));
+        refused = Some((reason, member_text(&payload, "error").unwrap_or_else(|| "refused by the sender".to_owned())));
     }
     let mut key = key.unwrap_or_default();
     if key.is_empty() && refused.is_none() {
@@ -214,7 +213,18 @@ fn decode_one(record: LogRecord, keys: &KeyPaths, fields: &mut Vec<Field>, clamp
     let id_hash = text(FieldId::EventId).filter(|id| !id.is_empty()).map(|id| xxh3_64(id.as_bytes()));
     let key_hash = key::hash_of(&key);
     let range = start as u32..fields.len() as u32;
-    Event { seq, stored, collected, time, id_hash, key_hash, key, payload, refused: refused.map(Box::new), fields: range }
+    Event {
+        seq,
+        stored,
+        collected,
+        time,
+        id_hash,
+        key_hash,
+        key,
+        payload,
+        refused: refused.map(Box::new),
+        fields: range,
+    }
 }
 
 /// Reads a time from a JSON string or number, see [`Timestamp::parse`].
@@ -226,9 +236,9 @@ pub fn timestamp(value: &Value<'_>) -> Option<Timestamp> {
     }
 }
 
-fn sonic_text(payload: &[u8], name: &str) -> Option<String> {
-    let value = sonic_rs::get(payload, [name]).ok()?;
-    serde_json::from_str(value.as_raw_str()).ok()
+fn member_text(payload: &[u8], name: &str) -> Option<String> {
+    let value = fields::member(std::str::from_utf8(payload).ok()?, name)?;
+    serde_json::from_str(value).ok()
 }
 
 impl<'a> EventRef<'a> {

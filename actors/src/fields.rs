@@ -6,7 +6,7 @@
 use std::{borrow::Cow, fmt, str};
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
-use sonic_rs::LazyValue;
+use serde_json::value::RawValue;
 
 /// Most top-level fields of one event; more is refused as unparseable. A limit, because each field costs a span.
 pub const FIELDS_MAX: usize = 1_024;
@@ -115,7 +115,7 @@ pub enum ScanError {
 /// A well-known field that occurs twice counts with its last value, as most JSON parsers have it.
 pub fn scan(payload: &[u8], fields: &mut Vec<Field>) -> Result<(), ScanError> {
     let start = fields.len();
-    let scanned = sonic_rs::from_slice::<Spans<'_>>(payload).map_err(|e| ScanError::Json(brief(&e)));
+    let scanned = serde_json::from_slice::<Spans<'_>>(payload).map_err(|e| ScanError::Json(e.to_string()));
     let result = scanned.and_then(|spans| push_fields(payload, &spans.0, fields));
     if result.is_err() {
         fields.truncate(start);
@@ -137,10 +137,8 @@ impl<'de> Deserialize<'de> for Spans<'de> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut spans = Vec::with_capacity(16);
                 while let Some(id) = map.next_key::<Name>()? {
-                    let value: LazyValue<'de> = map.next_value()?;
-                    if let Cow::Borrowed(raw) = value.as_raw_cow() {
-                        spans.push((id.0, raw));
-                    }
+                    let value: &'de RawValue = map.next_value()?;
+                    spans.push((id.0, value.get()));
                     if spans.len() > FIELDS_MAX {
                         break;
                     }
@@ -206,11 +204,6 @@ fn kind_of(raw: &[u8]) -> Kind {
     }
 }
 
-/// The first line of a parser's message, without the excerpt: excerpts hold user data.
-fn brief(error: &sonic_rs::Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().trim_end_matches([':', ' ']).to_owned()
-}
-
 impl Field {
     /// The value in `payload`, the text that was scanned.
     pub fn value<'a>(&self, payload: &'a [u8]) -> Value<'a> {
@@ -221,6 +214,35 @@ impl Field {
     pub fn raw_name<'a>(&self, payload: &'a [u8]) -> &'a str {
         text(payload, self.name)
     }
+}
+
+/// The value of member `name` of a JSON object, as JSON text. Nothing else is taken apart.
+pub fn member<'a>(object: &'a str, name: &str) -> Option<&'a str> {
+    struct Find<'n>(&'n str);
+    impl<'de> serde::de::DeserializeSeed<'de> for Find<'_> {
+        type Value = Option<&'de str>;
+        fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+            deserializer.deserialize_map(self)
+        }
+    }
+    impl<'de> Visitor<'de> for Find<'_> {
+        type Value = Option<&'de str>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut found = None;
+            while let Some(name) = map.next_key::<Cow<'de, str>>()? {
+                let value: &'de RawValue = map.next_value()?;
+                if name == self.0 {
+                    found = Some(value.get());
+                }
+            }
+            Ok(found)
+        }
+    }
+    let mut deserializer = serde_json::Deserializer::from_str(object);
+    serde::de::DeserializeSeed::deserialize(Find(name), &mut deserializer).ok().flatten()
 }
 
 fn text(payload: &[u8], (from, to): (u32, u32)) -> &str {
@@ -274,7 +296,9 @@ mod tests {
 
     #[test]
     fn what_is_not_an_object_is_refused_and_leaves_nothing() {
-        for bad in ["", "[]", "1", "{", "{\"a\":}", "{\"a\":1}x", "{\"a\":{\"b\":tru}}", "{\"a\":[1,]}", "{a:1}", "\u{1}"] {
+        for bad in
+            ["", "[]", "1", "{", "{\"a\":}", "{\"a\":1}x", "{\"a\":{\"b\":tru}}", "{\"a\":[1,]}", "{a:1}", "\u{1}"]
+        {
             let mut fields = Vec::new();
             assert!(scan(bad.as_bytes(), &mut fields).is_err(), "{bad}");
             assert!(fields.is_empty());

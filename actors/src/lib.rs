@@ -2,11 +2,39 @@
 //!
 //! Knows ractor, tokio, serde, lru and metrics; knows nothing of NATS, S3, HTTP or Arrow files. Those stand behind the
 //! [`ports`], in the crate `keyloom-engine`.
+//!
+//! To write a handler, start at [`handler`]. To follow an event, read [`router`], [`shard`], [`cell`], [`committer`],
+//! [`batcher`] in that order.
 
+const _: () = assert!(cfg!(panic = "unwind"), "supervision needs panic = \"unwind\"");
+
+pub mod batcher;
+pub mod budget;
+pub mod cell;
+pub mod committer;
+pub mod counts;
 pub mod credit;
 pub mod dead_letter;
 pub mod event;
+pub mod failure;
+pub mod feature_cache;
 pub mod fields;
+pub mod handler;
 pub mod key;
+pub mod observe;
+pub mod pacing;
+pub mod partition;
 pub mod ports;
+pub mod recent_ids;
+pub mod record;
+pub mod root;
+pub mod router;
+pub mod session;
+pub mod session_core;
+pub mod session_features;
+pub mod shard;
+pub mod slots;
+pub mod status;
+pub mod table_cut;
 pub mod timestamp;
+pub mod workers;

@@ -137,7 +137,9 @@ mod tests {
         assert_eq!(Timestamp::parse("2026-11-20 12:00:00.123"), noon);
         assert_eq!(Timestamp::parse("2026-11-20T13:00:00.123+01:00"), noon);
         assert_eq!(Timestamp::parse("1795176000123"), noon);
-        for bad in ["", "yesterday", "2026-13-01T00:00:00Z", "2026-11-31T00:00:00Z", "1795176000", "2026-11-20T12:00:00.Z"] {
+        for bad in
+            ["", "yesterday", "2026-13-01T00:00:00Z", "2026-11-31T00:00:00Z", "1795176000", "2026-11-20T12:00:00.Z"]
+        {
             assert_eq!(Timestamp::parse(bad), None, "{bad}");
         }
     }

@@ -1,8 +1,17 @@
 //! The library behind the `keyloom` binary: the topology, the homes behind the ports, the faces and the tools.
 
+mod builder;
+mod cli;
+pub mod embedded;
+pub mod faces;
 pub mod front_door;
 pub mod generate;
+pub mod homes;
 pub mod ingest;
 pub mod lake;
 pub mod nats;
+pub mod running;
+pub mod telemetry;
 pub mod topology;
+
+pub use builder::Engine;

@@ -1,0 +1,25 @@
+# The two commands of the README are `make demo` and `make test`. One cargo profile everywhere (release), so a clean
+# clone compiles its dependencies once.
+
+CARGO ?= cargo
+# The profile's folder; scripts find the binary there.
+TARGET := $(or $(CARGO_TARGET_DIR),target)/release
+
+.PHONY: demo test bench check tools
+
+demo: ## the whole engine on this machine, with live traffic; Ctrl-C ends it, DEMO_SECONDS=20 ends it by itself
+	$(CARGO) build --locked --release --package keyloom-engine --bin keyloom
+	KEYLOOM_BIN=$(TARGET)/keyloom scripts/demo.sh
+
+test: tools check ## everything, against real servers
+	scripts/test.sh
+
+bench: ## the whole job against its limits
+	$(CARGO) run --locked --release --package keyloom-benches --bin bench
+
+check: ## style only
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --release --workspace --all-targets -- -D warnings
+
+tools: ## what the tests need beside Rust, into ./.tools
+	scripts/tools.sh

@@ -1,0 +1,414 @@
+//! The committer actor: the only writer of a partition's features, state, checkpoints and table cursors.
+//!
+//! Commits fenced, chained batches, one in flight. Between the batches of a checkpoint it lets tables' small writes
+//! through; when nothing else is to do it publishes the feature answers that are due.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::{
+    budget::Backoff,
+    counts::Counts,
+    credit::Credit,
+    failure::ActorFailure,
+    feature_cache::FeatureCache,
+    observe, pacing,
+    ports::{Claim, RecordKey, Store, StoreEntry, StoreError},
+    record::{self, Checkpoint, Head, Tag},
+    router::{Cut, POOL_BYTES_MAX, RouterMsg, UNCOMMITTED_EVENTS_MAX},
+    shard::{Answer, ShardMsg, Shares},
+    status::Status,
+    timestamp::Clock,
+};
+
+/// Wait before a batch is tried again.
+const COMMIT_BACKOFF: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(5));
+/// Wait before shards are asked again for shares that were not ready.
+const SHARES_WAIT: Duration = Duration::from_millis(2);
+/// How often the committer looks whether a checkpoint is due.
+const TICK: Duration = Duration::from_millis(20);
+/// Behind by more events than this, the partition counts as busy.
+const BUSY_LAG_EVENTS: u64 = 10_000;
+
+/// The actor.
+pub struct Committer;
+
+/// What a committer is made of.
+pub struct CommitterArguments {
+    /// The right to write, just claimed.
+    pub claim: Claim,
+    /// Where it writes.
+    pub store: Arc<dyn Store>,
+    /// The checkpoint that the partition starts from.
+    pub checkpoint: Checkpoint,
+    /// How far the features published by earlier owners go, see [`Head::published`].
+    pub floor: u64,
+    /// Time between checkpoints.
+    pub checkpoint_every: Duration,
+    /// What may be in flight: says how busy the partition is.
+    pub credit: Credit,
+    /// Answers of resident keys.
+    pub cache: Arc<FeatureCache>,
+    /// The partition's numbers.
+    pub status: Arc<Status>,
+    /// For freshness.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Answered when a write is committed.
+pub type WriteReply = oneshot::Sender<Result<(), StoreError>>;
+
+/// What a committer is told.
+pub enum CommitterMsg {
+    /// The other actors of the partition are there.
+    Start {
+        /// The shards.
+        shards: Vec<ActorRef<ShardMsg>>,
+        /// The router.
+        router: ActorRef<RouterMsg>,
+    },
+    /// Go on (to itself).
+    Step,
+    /// Time passes.
+    Tick,
+    /// The router has cut.
+    Cut(Box<Cut>),
+    /// Some feature answer is due.
+    AnswersDue,
+    /// Commit these records of a table.
+    Write(Vec<StoreEntry>, WriteReply),
+    /// Publish everything, make a checkpoint, then answer.
+    Drain(oneshot::Sender<()>),
+}
+
+enum Phase {
+    /// Nothing under way.
+    Idle,
+    /// The router was asked to cut.
+    Cutting,
+    /// Shares are being written.
+    Writing(Box<Under>),
+}
+
+/// The checkpoint under way.
+struct Under {
+    cut: Cut,
+    waiting: Vec<ActorRef<ShardMsg>>,
+    counts: Counts,
+    dead: VecDeque<StoreEntry>,
+    entries: VecDeque<StoreEntry>,
+    answers: Vec<Answer>,
+}
+
+/// The state.
+pub struct CommitterState {
+    args: CommitterArguments,
+    shards: Vec<ActorRef<ShardMsg>>,
+    router: Option<ActorRef<RouterMsg>>,
+    head: Head,
+    phase: Phase,
+    writes: VecDeque<(Vec<StoreEntry>, WriteReply)>,
+    answers_due: bool,
+    publish_at: Instant,
+    checkpoint_began: Instant,
+    checkpoint_ended: Instant,
+    draining: Vec<oneshot::Sender<()>>,
+    drain_cut: bool,
+    stepping: bool,
+}
+
+impl Actor for Committer {
+    type Msg = CommitterMsg;
+    type State = CommitterState;
+    type Arguments = CommitterArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<CommitterMsg>,
+        args: CommitterArguments,
+    ) -> Result<CommitterState, ActorProcessingErr> {
+        myself.send_interval(TICK, || CommitterMsg::Tick);
+        let now = Instant::now();
+        Ok(CommitterState {
+            head: Head { epoch: args.claim.epoch, batch: 0, published: args.floor },
+            args,
+            shards: Vec::new(),
+            router: None,
+            phase: Phase::Idle,
+            writes: VecDeque::new(),
+            answers_due: false,
+            publish_at: now,
+            checkpoint_began: now,
+            checkpoint_ended: now,
+            draining: Vec::new(),
+            drain_cut: false,
+            stepping: false,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<CommitterMsg>,
+        message: CommitterMsg,
+        state: &mut CommitterState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            CommitterMsg::Start { shards, router } => (state.shards, state.router) = (shards, Some(router)),
+            CommitterMsg::Step => state.stepping = false,
+            CommitterMsg::Tick => {}
+            CommitterMsg::Cut(cut) => state.begin_writing(*cut),
+            CommitterMsg::AnswersDue => state.answers_due = true,
+            CommitterMsg::Write(entries, reply) => state.writes.push_back((entries, reply)),
+            CommitterMsg::Drain(reply) => {
+                state.draining.push(reply);
+                state.drain_cut = false;
+            }
+        }
+        if !state.stepping && state.step().await? {
+            state.stepping = true;
+            myself.cast(CommitterMsg::Step)?;
+        }
+        Ok(())
+    }
+}
+
+impl CommitterState {
+    /// Does the next piece of work; true when there may be more right away.
+    async fn step(&mut self) -> Result<bool, ActorFailure> {
+        if let Some((entries, reply)) = self.writes.pop_front() {
+            let committed = self.commit(entries, true).await;
+            // A batcher that is gone does not care.
+            reply.send(committed.clone()).ok();
+            committed?;
+            return Ok(true);
+        }
+        match &self.phase {
+            Phase::Idle if self.is_checkpoint_due() => {
+                let Some(router) = &self.router else { return Ok(false) };
+                let n = self.args.checkpoint.n + 1;
+                router
+                    .cast(RouterMsg::Barrier { n })
+                    .map_err(|_| ActorFailure::Again("the router is gone".to_owned()))?;
+                self.checkpoint_began = Instant::now();
+                self.phase = Phase::Cutting;
+                Ok(false)
+            }
+            Phase::Writing(_) => self.write_shares().await.map(|()| true),
+            Phase::Idle | Phase::Cutting => self.publish().await,
+        }
+    }
+
+    /// One fenced, chained batch; tried until the store has it, or says that it is not ours to write any more.
+    async fn commit(&mut self, entries: Vec<StoreEntry>, durable: bool) -> Result<(), StoreError> {
+        self.head.batch += 1;
+        let head = self.head.encode();
+        let began = Instant::now();
+        let mut backoff = COMMIT_BACKOFF;
+        loop {
+            match self.args.store.commit(&mut self.args.claim, head.clone(), entries.clone(), durable).await {
+                Ok(()) => break,
+                Err(StoreError::Unavailable(error)) => {
+                    observe::commit_retried();
+                    let partition = self.args.claim.partition;
+                    tracing::warn!(partition, error, "committing failed, trying again");
+                    self.args.status.set_trouble(Some(format!("the store does not take writes: {error}")));
+                    tokio::time::sleep(backoff.wait()).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if backoff.failures() > 0 {
+            self.args.status.set_trouble(None);
+        }
+        observe::committed(began.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    // ---- checkpoints ----------------------------------------------------------------------------------------------------
+
+    fn is_checkpoint_due(&self) -> bool {
+        use std::sync::atomic::Ordering::Relaxed;
+        let status = &self.args.status;
+        let routed = status.routed.load(Relaxed);
+        let uncommitted = routed.saturating_sub(self.args.checkpoint.cut);
+        if self.router.is_none() || routed < self.args.floor {
+            return false; // behind what was published before this process: features must not go back in time
+        }
+        if !self.draining.is_empty() && !self.drain_cut {
+            return true;
+        }
+        let pressed = status.pool_bytes.load(Relaxed) > POOL_BYTES_MAX / 2 || uncommitted > UNCOMMITTED_EVENTS_MAX / 2;
+        uncommitted > 0 && (pressed || self.checkpoint_ended.elapsed() >= self.args.checkpoint_every)
+    }
+
+    fn tag(&self) -> Tag {
+        Tag { n: self.args.checkpoint.n + 1, epoch: self.args.claim.epoch }
+    }
+
+    fn begin_writing(&mut self, mut cut: Cut) {
+        let (partition, tag) = (self.args.claim.partition, self.tag());
+        let dead = std::mem::take(&mut cut.dead);
+        let dead = dead.iter().map(|letter| dead_entry(partition, letter, tag)).collect();
+        self.phase = Phase::Writing(Box::new(Under {
+            counts: cut.counts,
+            cut,
+            waiting: self.shards.clone(),
+            dead,
+            entries: VecDeque::new(),
+            answers: Vec::new(),
+        }));
+    }
+
+    async fn write_shares(&mut self) -> Result<(), ActorFailure> {
+        let max = self.args.store.batch_max();
+        let (partition, tag) = (self.args.claim.partition, self.tag());
+        let Phase::Writing(under) = &mut self.phase else { return Ok(()) };
+        if under.entries.len() + under.answers.len() < max
+            && let Some(shard) = under.waiting.first()
+        {
+            let room = max - under.entries.len() - under.answers.len();
+            let shares: Shares = ask(shard, |reply| ShardMsg::CollectShares { max: room.max(2), reply }).await?;
+            let nothing = shares.states.is_empty() && shares.done.is_none();
+            under.entries.extend(shares.states);
+            under.answers.extend(shares.answers);
+            if let Some((counts, dead)) = shares.done {
+                under.counts.merge(&counts);
+                under.dead.extend(dead.iter().map(|letter| dead_entry(partition, letter, tag)));
+                under.waiting.remove(0);
+            } else if nothing {
+                tokio::time::sleep(SHARES_WAIT).await;
+                under.waiting.rotate_left(1);
+            }
+        }
+        let ready = under.entries.len() + under.answers.len();
+        if ready + 1 >= max || (!under.waiting.is_empty() && ready >= max / 2) {
+            let count = under.entries.len().min(max.saturating_sub(under.answers.len()));
+            let entries = under.entries.drain(..count).collect();
+            let answers = std::mem::take(&mut under.answers);
+            return self.commit_with_answers(entries, answers, false).await;
+        }
+        if !under.waiting.is_empty() {
+            return Ok(());
+        }
+        if !under.dead.is_empty() {
+            let room = max - ready;
+            let count = under.dead.len().min(room);
+            under.entries.extend(under.dead.drain(..count));
+            if !under.dead.is_empty() {
+                let entries = under.entries.drain(..).collect();
+                let answers = std::mem::take(&mut under.answers);
+                return self.commit_with_answers(entries, answers, false).await;
+            }
+            return Ok(());
+        }
+        self.finish_checkpoint().await
+    }
+
+    async fn finish_checkpoint(&mut self) -> Result<(), ActorFailure> {
+        let Phase::Writing(under) = std::mem::replace(&mut self.phase, Phase::Idle) else { return Ok(()) };
+        let Under { cut, counts, entries, answers, .. } = *under;
+        let mut next = self.args.checkpoint.clone();
+        next.n = cut.n;
+        next.cut = cut.last;
+        next.clock = cut.clock;
+        next.counters.add(&counts.to_counters());
+        if cut.dropped > 0 {
+            *next.counters.dropped.entry("retention".to_owned()).or_default() += cut.dropped;
+        }
+        next.lines.insert(self.args.claim.epoch, cut.n);
+        let mut entries: Vec<_> = entries.into();
+        entries.push((RecordKey::Checkpoint(self.args.claim.partition), Some(next.encode())));
+        self.commit_with_answers(entries, answers, true).await?;
+        self.args.checkpoint = next;
+        for shard in &self.shards {
+            shard.cast(ShardMsg::Acknowledged).map_err(|_| ActorFailure::Again("a shard is gone".to_owned()))?;
+        }
+        let status = &self.args.status;
+        status.cut.store(cut.last, std::sync::atomic::Ordering::Relaxed);
+        status.checkpoint_at.store(self.args.clock.now().0, std::sync::atomic::Ordering::Relaxed);
+        self.checkpoint_ended = Instant::now();
+        observe::checkpoint(self.checkpoint_began.elapsed().as_secs_f64());
+        if !self.draining.is_empty() {
+            self.drain_cut = true;
+            self.answers_due = true;
+        }
+        Ok(())
+    }
+
+    // ---- features -------------------------------------------------------------------------------------------------------
+
+    async fn publish(&mut self) -> Result<bool, ActorFailure> {
+        if !self.answers_due || self.shards.is_empty() || Instant::now() < self.publish_at {
+            return Ok(false);
+        }
+        let began = Instant::now();
+        self.answers_due = false;
+        let max = self.args.store.batch_max();
+        let mut answers = Vec::new();
+        for shard in &self.shards {
+            let room = max - answers.len();
+            if room == 0 {
+                self.answers_due = true;
+                break;
+            }
+            let (some, more) = ask(shard, |reply| ShardMsg::CollectAnswers { max: room, reply }).await?;
+            self.answers_due |= more;
+            answers.extend(some);
+        }
+        self.shards.rotate_left(1);
+        if !answers.is_empty() {
+            self.commit_with_answers(Vec::new(), answers, false).await?;
+            let pause = pacing::pause(self.is_busy() && self.draining.is_empty(), began.elapsed());
+            self.publish_at = Instant::now() + pause;
+        }
+        if self.drain_cut && !self.answers_due {
+            for reply in self.draining.drain(..) {
+                reply.send(()).ok(); // whoever asked may have stopped waiting
+            }
+            self.drain_cut = false;
+        }
+        Ok(self.answers_due)
+    }
+
+    fn is_busy(&self) -> bool {
+        use std::sync::atomic::Ordering::Relaxed;
+        let status = &self.args.status;
+        let lag = status.log_last.load(Relaxed).saturating_sub(status.routed.load(Relaxed));
+        lag > BUSY_LAG_EVENTS || self.args.credit.in_flight() > self.args.credit.limit() / 8
+    }
+
+    async fn commit_with_answers(
+        &mut self,
+        mut entries: Vec<StoreEntry>,
+        answers: Vec<Answer>,
+        durable: bool,
+    ) -> Result<(), ActorFailure> {
+        let newest = answers.iter().map(|a| a.seq).max().unwrap_or(0);
+        self.head.published = self.head.published.max(newest);
+        entries.extend(answers.iter().map(|a| (RecordKey::Feature(a.key.clone()), Some(a.json.clone()))));
+        self.commit(entries, durable).await?;
+        let now = self.args.clock.now();
+        observe::published(answers.len() as u64);
+        for answer in &answers {
+            observe::freshness(now.seconds_since(answer.since));
+        }
+        self.args.cache.publish(answers.into_iter().map(|a| (a.key, a.json)));
+        Ok(())
+    }
+}
+
+fn dead_entry(partition: u32, letter: &crate::dead_letter::DeadLetter, tag: Tag) -> StoreEntry {
+    (RecordKey::DeadLetter(partition, letter.seq), Some(record::encode_dead_letter(letter, tag)))
+}
+
+async fn ask<T>(
+    shard: &ActorRef<ShardMsg>,
+    message: impl FnOnce(oneshot::Sender<T>) -> ShardMsg,
+) -> Result<T, ActorFailure> {
+    let (reply, answer) = oneshot::channel();
+    let gone = || ActorFailure::Again("a shard is gone".to_owned());
+    shard.cast(message(reply)).map_err(|_| gone())?;
+    answer.await.map_err(|_| gone())
+}

@@ -1,0 +1,206 @@
+//! The handler API: what a developer writes to say what happens per key.
+//!
+//! One struct, one trait, no macro. A handler is one value for all keys; what belongs to a key is its `State`. It runs
+//! synchronously, event by event, in the order of the log.
+
+use std::{collections::BTreeMap, panic::RefUnwindSafe, sync::Arc, time::Duration};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{event::EventRef, timestamp::Timestamp};
+
+/// Logic for one kind of key.
+pub trait Handler: Send + Sync + RefUnwindSafe + Sized + 'static {
+    /// The section `[handler.NAME]` of the topology. Use `#[serde(deny_unknown_fields)]`, so that typing errors are found.
+    type Config: DeserializeOwned;
+    /// What is remembered per key.
+    type State: State;
+
+    /// Makes the handler; an error is shown by `keyloom check` at the handler's section.
+    fn new(config: Self::Config) -> Result<Self, ConfigError>;
+
+    /// Applies one event. On an error the event has no effect: after [`Fault::Reject`] the state must be as it was, so
+    /// validate before you change it; after the other faults the engine restores it.
+    fn on_event(&self, state: &mut Self::State, event: EventRef<'_>, context: &Context<'_>) -> Result<(), Fault>;
+
+    /// Says the key's features. Called when features are published, not once per event.
+    fn features(&self, state: &Self::State, features: &mut Features<'_>);
+}
+
+/// What a session remembers for its key.
+pub trait State: Default + Serialize + DeserializeOwned + Send + 'static {
+    /// Version of the layout. Raise it when old bytes no longer mean the same, and write [`State::upgrade`]. Fields added
+    /// with `#[serde(default)]` need no new version: state is stored with its field names.
+    const VERSION: u32 = 1;
+
+    /// Reads the bytes of an older version.
+    fn upgrade(from: u32, _bytes: &[u8]) -> Result<Self, StateError> {
+        Err(StateError(format!("no upgrade from version {from} to {}", Self::VERSION)))
+    }
+}
+
+/// What a handler may know beside the event.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// The key.
+    pub key: &'a str,
+    /// The event's sequence in the log of its partition.
+    pub seq: u64,
+    /// Event time.
+    pub event_time: Timestamp,
+    /// When the log stored the event: the same on every replay, unlike a clock.
+    pub now: Timestamp,
+}
+
+/// Why an event could not be applied.
+#[derive(Debug)]
+pub enum Fault {
+    /// The event is bad: dead-letter it now and go on.
+    Reject(String),
+    /// Not now: try again after this long, keeping the key's later events behind it. Counts as an attempt.
+    Retry(Duration),
+    /// The session is broken: restart it from its last state and try again. Counts as an attempt.
+    Crash(String),
+}
+
+/// A handler's configuration makes no sense; the text says why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub String);
+
+/// Stored state cannot be read; the text says why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct StateError(pub String);
+
+/// Where a handler writes features. Names keep the order they are set in.
+pub struct Features<'a> {
+    out: &'a mut Vec<u8>,
+    any: bool,
+}
+
+impl<'a> Features<'a> {
+    /// Appends members of a JSON object to `out`.
+    pub fn new(out: &'a mut Vec<u8>) -> Self {
+        Self { out, any: false }
+    }
+
+    /// Sets feature `name`. A value that JSON cannot say (a map with odd keys, a NaN) becomes `null`.
+    pub fn set<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) {
+        if std::mem::replace(&mut self.any, true) {
+            self.out.push(b',');
+        }
+        write_json(self.out, name);
+        self.out.push(b':');
+        write_json(self.out, value);
+    }
+}
+
+fn write_json<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
+    let before = out.len();
+    if serde_json::to_writer(&mut *out, value).is_err() {
+        out.truncate(before);
+        out.extend_from_slice(b"null");
+    }
+}
+
+// ---- erasure: once per session, so that actors need no type parameter ---------------------------------------------------
+
+/// One key's state together with its handler.
+pub trait Logic: Send {
+    /// See [`Handler::on_event`].
+    fn on_event(&mut self, event: EventRef<'_>, context: &Context<'_>) -> Result<(), Fault>;
+    /// See [`Handler::features`].
+    fn features(&self, features: &mut Features<'_>);
+    /// Appends the state as named MessagePack.
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), StateError>;
+}
+
+/// Makes [`Logic`] for keys.
+pub trait LogicFactory: Send + Sync + 'static {
+    /// The handler's name in the topology.
+    fn name(&self) -> &str;
+    /// Version of its state type.
+    fn state_version(&self) -> u32;
+    /// For a key never seen.
+    fn create(&self) -> Box<dyn Logic>;
+    /// From stored state.
+    fn decode(&self, version: u32, bytes: &[u8]) -> Result<Box<dyn Logic>, StateError>;
+}
+
+struct Typed<H: Handler> {
+    handler: Arc<H>,
+    state: H::State,
+}
+
+impl<H: Handler> Logic for Typed<H> {
+    fn on_event(&mut self, event: EventRef<'_>, context: &Context<'_>) -> Result<(), Fault> {
+        self.handler.on_event(&mut self.state, event, context)
+    }
+
+    fn features(&self, features: &mut Features<'_>) {
+        self.handler.features(&self.state, features);
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), StateError> {
+        rmp_serde::encode::write_named(out, &self.state).map_err(|e| StateError(e.to_string()))
+    }
+}
+
+struct TypedFactory<H: Handler> {
+    name: String,
+    handler: Arc<H>,
+}
+
+impl<H: Handler> LogicFactory for TypedFactory<H> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn state_version(&self) -> u32 {
+        H::State::VERSION
+    }
+
+    fn create(&self) -> Box<dyn Logic> {
+        Box::new(Typed { handler: Arc::clone(&self.handler), state: H::State::default() })
+    }
+
+    fn decode(&self, version: u32, bytes: &[u8]) -> Result<Box<dyn Logic>, StateError> {
+        let state = if version == H::State::VERSION {
+            rmp_serde::from_slice(bytes).map_err(|e| StateError(e.to_string()))?
+        } else {
+            H::State::upgrade(version, bytes)?
+        };
+        Ok(Box::new(Typed { handler: Arc::clone(&self.handler), state }))
+    }
+}
+
+type Build = fn(&str, serde_json::Value) -> Result<Arc<dyn LogicFactory>, ConfigError>;
+
+/// The handlers a binary knows, by name.
+#[derive(Clone, Default)]
+pub struct Registry {
+    handlers: BTreeMap<String, Build>,
+}
+
+impl Registry {
+    /// Registers `H` as `name`; the last registration of a name counts.
+    pub fn add<H: Handler>(&mut self, name: &str) {
+        self.handlers.insert(name.to_owned(), |name, config| {
+            let config = serde_json::from_value(config).map_err(|e| ConfigError(e.to_string()))?;
+            let handler = Arc::new(H::new(config)?);
+            Ok(Arc::new(TypedFactory { name: name.to_owned(), handler }))
+        });
+    }
+
+    /// Registered names, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.handlers.keys().map(String::as_str)
+    }
+
+    /// Builds handler `name` with its section of the topology (an empty object when it has none).
+    pub fn build(&self, name: &str, config: serde_json::Value) -> Result<Arc<dyn LogicFactory>, ConfigError> {
+        let build = self.handlers.get(name).ok_or_else(|| ConfigError(format!("no handler is called {name:?}")))?;
+        build(name, config)
+    }
+}

@@ -1,0 +1,157 @@
+//! Every metric of the actors: names, labels, help. Labels come from closed sets; a key is never one.
+//!
+//! Counters that must survive a restart (events by outcome, dead letters) are exported from `status` by the engine.
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+/// Describes the metrics; once per process.
+pub fn describe() {
+    describe_counter!(
+        "keyloom_session_starts_total",
+        Unit::Count,
+        "Sessions started, by cause: new, hydrate, restart."
+    );
+    describe_counter!("keyloom_session_evictions_total", Unit::Count, "Sessions evicted, by reason: lru, idle, drain.");
+    describe_counter!("keyloom_actor_restarts_total", Unit::Count, "Actors restarted, by actor and cause.");
+    describe_counter!(
+        "keyloom_event_time_clamped_total",
+        Unit::Count,
+        "Events whose time was not sane and was clamped."
+    );
+    describe_counter!("keyloom_checkpoints_total", Unit::Count, "Checkpoints committed.");
+    describe_counter!("keyloom_commit_batches_total", Unit::Count, "Batches committed to the store.");
+    describe_counter!("keyloom_commit_retries_total", Unit::Count, "Batches that had to be tried again.");
+    describe_counter!("keyloom_features_published_total", Unit::Count, "Feature answers published.");
+    describe_counter!(
+        "keyloom_hydrate_retries_total",
+        Unit::Count,
+        "Reads of session state that had to be tried again."
+    );
+    describe_counter!("keyloom_lake_rows_total", Unit::Count, "Rows in files that the lake has, by table.");
+    describe_counter!("keyloom_lake_files_total", Unit::Count, "Files that the lake has, by table.");
+    describe_counter!("keyloom_lake_bytes_total", Unit::Bytes, "Bytes of files that the lake has, by table.");
+    describe_counter!(
+        "keyloom_lake_put_retries_total",
+        Unit::Count,
+        "Files whose put had to be tried again, by table."
+    );
+    describe_counter!(
+        "keyloom_reader_restarts_total",
+        Unit::Count,
+        "Times a reader of the log had to be opened again."
+    );
+    describe_gauge!("keyloom_lake_stalled", Unit::Count, "1 while the lake does not take a table's files.");
+    describe_gauge!("keyloom_lake_open_rows", Unit::Count, "Rows waiting in memory for their file, by table.");
+    describe_histogram!(
+        "keyloom_checkpoint_duration_seconds",
+        Unit::Seconds,
+        "From the barrier to the committed record."
+    );
+    describe_histogram!("keyloom_feature_freshness_seconds", Unit::Seconds, "From stored in the log to readable.");
+    describe_histogram!("keyloom_commit_duration_seconds", Unit::Seconds, "Time of one batch in the store.");
+    describe_histogram!("keyloom_lake_put_duration_seconds", Unit::Seconds, "Time of one file's put.");
+}
+
+/// Why an actor was started again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cause {
+    /// It panicked.
+    Panic,
+    /// It returned an error.
+    Error,
+    /// It did not start.
+    StartFailed,
+    /// It was killed.
+    Killed,
+}
+
+/// Counts a restart: the only place that does.
+pub fn restarted(actor: &'static str, cause: Cause) {
+    let cause = match cause {
+        Cause::Panic => "panic",
+        Cause::Error => "error",
+        Cause::StartFailed => "start_failed",
+        Cause::Killed => "killed",
+    };
+    counter!("keyloom_actor_restarts_total", "actor" => actor, "cause" => cause).increment(1);
+}
+
+/// Counts session starts.
+pub fn sessions_started(cause: &'static str, n: u64) {
+    counter!("keyloom_session_starts_total", "cause" => cause).increment(n);
+}
+
+/// Counts session evictions.
+pub fn sessions_evicted(reason: &'static str, n: u64) {
+    counter!("keyloom_session_evictions_total", "reason" => reason).increment(n);
+}
+
+/// Counts clamped event times.
+pub fn event_times_clamped(n: u64) {
+    counter!("keyloom_event_time_clamped_total").increment(n);
+}
+
+/// A checkpoint committed.
+pub fn checkpoint(seconds: f64) {
+    counter!("keyloom_checkpoints_total").increment(1);
+    histogram!("keyloom_checkpoint_duration_seconds").record(seconds);
+}
+
+/// A batch committed.
+pub fn committed(seconds: f64) {
+    counter!("keyloom_commit_batches_total").increment(1);
+    histogram!("keyloom_commit_duration_seconds").record(seconds);
+}
+
+/// A batch has to be tried again.
+pub fn commit_retried() {
+    counter!("keyloom_commit_retries_total").increment(1);
+}
+
+/// A read of states has to be tried again.
+pub fn hydrate_retried() {
+    counter!("keyloom_hydrate_retries_total").increment(1);
+}
+
+/// Answers became readable.
+pub fn published(n: u64) {
+    counter!("keyloom_features_published_total").increment(n);
+}
+
+/// One answer became readable this long after its event was stored.
+pub fn freshness(seconds: f64) {
+    histogram!("keyloom_feature_freshness_seconds").record(seconds);
+}
+
+/// Totals of a table, as its cursor has them.
+pub fn table_written(table: &str, partition: u32, rows: u64, files: u64, bytes: u64) {
+    let (table, partition) = (table.to_owned(), partition.to_string());
+    counter!("keyloom_lake_rows_total", "table" => table.clone(), "partition" => partition.clone()).absolute(rows);
+    counter!("keyloom_lake_files_total", "table" => table.clone(), "partition" => partition.clone()).absolute(files);
+    counter!("keyloom_lake_bytes_total", "table" => table, "partition" => partition).absolute(bytes);
+}
+
+/// One file's put took this long.
+pub fn put(seconds: f64) {
+    histogram!("keyloom_lake_put_duration_seconds").record(seconds);
+}
+
+/// A file's put has to be tried again.
+pub fn put_retried(table: &str) {
+    counter!("keyloom_lake_put_retries_total", "table" => table.to_owned()).increment(1);
+}
+
+/// Whether the lake takes a table's files.
+pub fn table_stalled(table: &str, stalled: bool) {
+    gauge!("keyloom_lake_stalled", "table" => table.to_owned()).set(if stalled { 1.0 } else { 0.0 });
+}
+
+/// Rows waiting for their file.
+pub fn table_open_rows(table: &str, rows: u64) {
+    gauge!("keyloom_lake_open_rows", "table" => table.to_owned()).set(rows as f64);
+}
+
+/// A reader of the log was opened again.
+pub fn reader_restarted() {
+    counter!("keyloom_reader_restarts_total").increment(1);
+}

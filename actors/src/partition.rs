@@ -1,0 +1,398 @@
+//! The partition actor: claims a partition, reads where it stands, and runs its tree.
+//!
+//! Anything that fails above a session restarts the whole partition from its checkpoint: one way to recover, always the
+//! same. Not here: what the children do.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::sync::oneshot;
+
+use crate::{
+    batcher::{Batcher, BatcherArguments, BatcherMsg, TableSpec},
+    budget::Backoff,
+    committer::{Committer, CommitterArguments, CommitterMsg},
+    credit::Credit,
+    event::KeyPaths,
+    failure::{ActorFailure, classify},
+    feature_cache::FeatureCache,
+    handler::LogicFactory,
+    observe,
+    ports::{Homes, RecordKey},
+    record::{Checkpoint, Head, Intent, Output},
+    router::{Router, RouterArguments, RouterMsg, TableFeed},
+    shard::{Shard, ShardArguments, ShardMsg},
+    status::Status,
+    timestamp::Clock,
+    workers::Workers,
+};
+
+/// Wait before a failed partition starts again.
+const RESTART_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+/// A partition that ran for this long had recovered: the backoff starts anew.
+const STABLE_AFTER: Duration = Duration::from_secs(30);
+/// How long children get to end before they are left alone.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// How often the log is asked how far it goes and told what is no longer needed.
+const LOG_TICK: Duration = Duration::from_millis(500);
+
+/// What a partition needs to know.
+#[derive(Clone)]
+pub struct PartitionPlan {
+    /// Which one.
+    pub partition: u32,
+    /// Who we are, for people who look at the claim.
+    pub owner: String,
+    /// The homes.
+    pub homes: Homes,
+    /// The handler.
+    pub factory: Arc<dyn LogicFactory>,
+    /// How keys are found.
+    pub keys: KeyPaths,
+    /// Shards.
+    pub shards: usize,
+    /// Sessions in memory, over all shards.
+    pub resident_max: usize,
+    /// Sessions idle for this long are evicted.
+    pub idle_after: Duration,
+    /// Attempts per event.
+    pub attempts: u32,
+    /// Time between checkpoints.
+    pub checkpoint_every: Duration,
+    /// Bytes in flight.
+    pub in_flight_max: u64,
+    /// Tables that follow the log.
+    pub tables: Vec<TableSpec>,
+    /// Answers of resident keys.
+    pub cache: Arc<FeatureCache>,
+    /// The partition's numbers.
+    pub status: Arc<Status>,
+    /// Wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// Where shards run.
+    pub workers: Arc<Workers>,
+}
+
+/// The actor.
+pub struct Partition;
+
+/// What a partition is told.
+pub enum PartitionMsg {
+    /// Claim and run (to itself).
+    Start,
+    /// Ask the log how far it goes.
+    LogTick,
+    /// Stop pulling, make everything durable, then answer.
+    Drain(oneshot::Sender<()>),
+}
+
+/// The running tree.
+struct Tree {
+    router: ActorRef<RouterMsg>,
+    shards: Vec<ActorRef<ShardMsg>>,
+    committer: ActorRef<CommitterMsg>,
+    batchers: Vec<ActorRef<BatcherMsg>>,
+    since: tokio::time::Instant,
+}
+
+/// The state.
+pub struct PartitionState {
+    plan: PartitionPlan,
+    tree: Option<Tree>,
+    backoff: Backoff,
+    draining: bool,
+}
+
+impl Actor for Partition {
+    type Msg = PartitionMsg;
+    type State = PartitionState;
+    type Arguments = PartitionPlan;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<PartitionMsg>,
+        plan: PartitionPlan,
+    ) -> Result<PartitionState, ActorProcessingErr> {
+        myself.cast(PartitionMsg::Start)?;
+        myself.send_interval(LOG_TICK, || PartitionMsg::LogTick);
+        Ok(PartitionState { plan, tree: None, backoff: RESTART_BACKOFF, draining: false })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<PartitionMsg>,
+        message: PartitionMsg,
+        state: &mut PartitionState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            PartitionMsg::Start if state.tree.is_none() => match grow(&state.plan, &myself).await {
+                Ok(tree) => {
+                    state.plan.status.set_trouble(None);
+                    state.plan.status.running.store(true, Ordering::Relaxed);
+                    state.tree = Some(tree);
+                }
+                Err(ActorFailure::Final(error)) => return Err(Box::new(ActorFailure::Final(error))),
+                Err(ActorFailure::Again(error)) => state.start_later(&myself, error),
+            },
+            PartitionMsg::Start => {}
+            PartitionMsg::LogTick => state.look_at_log().await,
+            PartitionMsg::Drain(reply) => {
+                state.draining = true;
+                if let Some(tree) = &state.tree {
+                    tokio::spawn(drain(tree.router.clone(), tree.committer.clone(), tree.batchers.clone(), reply));
+                } else {
+                    reply.send(()).ok(); // nothing runs, so nothing is to be saved
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<PartitionMsg>,
+        event: SupervisionEvent,
+        state: &mut PartitionState,
+    ) -> Result<(), ActorProcessingErr> {
+        let (cell, error) = match event {
+            SupervisionEvent::ActorFailed(cell, error) => (cell, Some(error)),
+            SupervisionEvent::ActorTerminated(cell, _, _) => (cell, None),
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => return Ok(()),
+        };
+        let Some(tree) = state.tree.take_if(|tree| tree.role_of(&cell).is_some()) else {
+            return Ok(()); // one of a tree that was already given up
+        };
+        let role = tree.role_of(&cell).unwrap_or("partition");
+        let (cause, is_final) = error.as_ref().map_or((observe::Cause::Killed, false), classify);
+        let text = error.map_or_else(|| "it ended".to_owned(), |e| e.to_string());
+        observe::restarted(role, cause);
+        tracing::error!(
+            partition = state.plan.partition,
+            actor = role,
+            error = text,
+            "an actor failed; the partition starts again from its checkpoint"
+        );
+        state.plan.status.running.store(false, Ordering::Relaxed);
+        if tree.since.elapsed() >= STABLE_AFTER {
+            state.backoff.reset();
+        }
+        tree.fell().await;
+        if is_final {
+            return Err(Box::new(ActorFailure::Final(text)));
+        }
+        observe::restarted("partition", cause);
+        state.start_later(&myself, text);
+        Ok(())
+    }
+}
+
+impl PartitionState {
+    fn start_later(&mut self, myself: &ActorRef<PartitionMsg>, error: String) {
+        let wait = self.backoff.wait();
+        tracing::warn!(partition = self.plan.partition, error, ?wait, "the partition does not run, trying again");
+        self.plan.status.set_trouble(Some(error));
+        if !self.draining {
+            myself.send_after(wait, || PartitionMsg::Start);
+        }
+    }
+
+    async fn look_at_log(&self) {
+        let (status, partition) = (&self.plan.status, self.plan.partition);
+        if !status.running.load(Ordering::Relaxed) {
+            return;
+        }
+        let Ok(Ok(info)) = tokio::time::timeout(LOG_TICK, self.plan.homes.log.info(partition)).await else {
+            return; // the reader reports what is wrong; lag just stays as it is
+        };
+        status.log_last.fetch_max(info.last_seq, Ordering::Relaxed);
+        let mut done = status.cut.load(Ordering::Relaxed);
+        if !self.plan.tables.is_empty() {
+            done = done.min(status.tables_cursor.load(Ordering::Relaxed));
+        }
+        if let Err(error) = self.plan.homes.log.release(partition, done).await {
+            tracing::warn!(partition, %error, "the log does not let go of old events");
+        }
+    }
+}
+
+impl Tree {
+    fn role_of(&self, cell: &ActorCell) -> Option<&'static str> {
+        let id = cell.get_id();
+        if self.router.get_id() == id {
+            Some("router")
+        } else if self.committer.get_id() == id {
+            Some("committer")
+        } else if self.shards.iter().any(|s| s.get_id() == id) {
+            Some("shard")
+        } else if self.batchers.iter().any(|b| b.get_id() == id) {
+            Some("batcher")
+        } else {
+            None
+        }
+    }
+
+    /// Ends what is left of a tree, and waits for it: two trees of one partition must never run at once.
+    async fn fell(self) {
+        let cells = [self.router.get_cell(), self.committer.get_cell()]
+            .into_iter()
+            .chain(self.shards.iter().map(|s| s.get_cell()))
+            .chain(self.batchers.iter().map(|b| b.get_cell()));
+        for cell in cells {
+            if cell.kill_and_wait(Some(STOP_LIMIT)).await.is_err() {
+                tracing::error!("an actor does not end; the new tree is fenced against it");
+            }
+        }
+    }
+}
+
+async fn drain(
+    router: ActorRef<RouterMsg>,
+    committer: ActorRef<CommitterMsg>,
+    batchers: Vec<ActorRef<BatcherMsg>>,
+    reply: oneshot::Sender<()>,
+) {
+    let (stop, stopped) = oneshot::channel();
+    if router.cast(RouterMsg::Stop { reply: stop }).is_err() {
+        return;
+    }
+    let Ok(through) = stopped.await else { return };
+    let (ask, committed) = oneshot::channel();
+    if committer.cast(CommitterMsg::Drain(ask)).is_err() {
+        return;
+    }
+    let mut waits = Vec::new();
+    for batcher in batchers {
+        let (ask, written) = oneshot::channel();
+        if batcher.cast(BatcherMsg::Drain { through, reply: ask }).is_ok() {
+            waits.push(written);
+        }
+    }
+    for wait in waits.into_iter().chain([committed]) {
+        if wait.await.is_err() {
+            return; // it failed; whoever drains runs into its limit and leaves the rest to recovery
+        }
+    }
+    reply.send(()).ok(); // whoever asked may have stopped waiting
+}
+
+/// Claims the partition, reads its records, starts its actors.
+async fn grow(plan: &PartitionPlan, myself: &ActorRef<PartitionMsg>) -> Result<Tree, ActorFailure> {
+    let PartitionPlan { partition, ref homes, ref status, .. } = *plan;
+    let claim = homes.store.claim(partition, &plan.owner).await?; // first claim, then read
+    let mut names = vec![RecordKey::Checkpoint(partition), RecordKey::Head(partition)];
+    for table in &plan.tables {
+        names.push(RecordKey::Output(partition, table.name.clone()));
+        names.push(RecordKey::Intent(partition, table.name.clone()));
+    }
+    let mut records = homes.store.get(&names).await?.into_iter();
+    let mut next = || records.next().flatten();
+    let checkpoint = next().map(|r| Checkpoint::decode(&r)).transpose()?.unwrap_or_default();
+    let head = next().map(|r| Head::decode(&r)).transpose()?.unwrap_or_default();
+    let mut outputs = Vec::new();
+    for _ in &plan.tables {
+        let output = next().map(|r| Output::decode(&r)).transpose()?.unwrap_or_default();
+        let intent = next().map(|r| Intent::decode(&r)).transpose()?;
+        outputs.push((output, intent));
+    }
+    let info = homes.log.info(partition).await?;
+    if checkpoint.cut > info.last_seq {
+        return Err(ActorFailure::Final(format!(
+            "the checkpoint of partition {partition} covers events up to {}, but the log ends at {}: the log was wiped or \
+             truncated. Restore the log, or delete the store and the lake as well to begin anew",
+            checkpoint.cut, info.last_seq
+        )));
+    }
+    status.start_from(&checkpoint.counters, checkpoint.cut);
+    status.log_last.store(info.last_seq, Ordering::Relaxed);
+    let credit = Credit::new(plan.in_flight_max);
+    let (name, cell) = (|role: &str| Some(format!("{role}-{partition}-{}", claim.epoch)), myself.get_cell());
+    let failed = |e: ractor::SpawnErr| ActorFailure::Again(e.to_string());
+    let epoch = claim.epoch;
+    let arguments = CommitterArguments {
+        claim: claim.clone(),
+        store: Arc::clone(&homes.store),
+        checkpoint: checkpoint.clone(),
+        floor: head.published,
+        checkpoint_every: plan.checkpoint_every,
+        credit: credit.clone(),
+        cache: Arc::clone(&plan.cache),
+        status: Arc::clone(status),
+        clock: Arc::clone(&plan.clock),
+    };
+    let (committer, _) =
+        Actor::spawn_linked(name("committer"), Committer, arguments, cell.clone()).await.map_err(failed)?;
+    let mut shards = Vec::new();
+    for index in 0..plan.shards.max(1) {
+        let arguments = ShardArguments {
+            partition,
+            factory: Arc::clone(&plan.factory),
+            store: Arc::clone(&homes.store),
+            log: Arc::clone(&homes.log),
+            keys: plan.keys.clone(),
+            resident_max: plan.resident_max.div_ceil(plan.shards.max(1)),
+            idle_after: plan.idle_after,
+            attempts: plan.attempts,
+            checkpoint: checkpoint.clone(),
+            floor: head.published,
+            epoch,
+            cache: Arc::clone(&plan.cache),
+            status: Arc::clone(status),
+            committer: committer.clone(),
+        };
+        let (parent, name) = (cell.clone(), Some(format!("shard-{partition}-{index}-{epoch}")));
+        let started = plan.workers.next().spawn(Actor::spawn_linked(name, Shard, arguments, parent));
+        let (shard, _) = started.await.map_err(|e| ActorFailure::Again(e.to_string()))?.map_err(failed)?;
+        shards.push(shard);
+    }
+    let mut batchers = Vec::new();
+    let mut feeds = Vec::new();
+    for (table, (output, intent)) in plan.tables.iter().zip(outputs) {
+        let stalled = Arc::new(AtomicBool::new(false));
+        let arguments = BatcherArguments {
+            partition,
+            table: table.clone(),
+            output,
+            intent,
+            log: Arc::clone(&homes.log),
+            keys: plan.keys.clone(),
+            lake: Arc::clone(&homes.lake),
+            committer: committer.clone(),
+            stalled: Arc::clone(&stalled),
+            status: Arc::clone(status),
+        };
+        let role = format!("batcher-{}", table.name);
+        let (batcher, _) = Actor::spawn_linked(name(&role), Batcher, arguments, cell.clone()).await.map_err(failed)?;
+        feeds.push(TableFeed { batcher: batcher.clone(), stalled });
+        batchers.push(batcher);
+    }
+    let arguments = RouterArguments {
+        partition,
+        log: Arc::clone(&homes.log),
+        from: checkpoint.cut + 1,
+        clock: checkpoint.clock,
+        keys: plan.keys.clone(),
+        credit,
+        shards: shards.clone(),
+        tables: feeds,
+        committer: committer.clone(),
+        status: Arc::clone(status),
+    };
+    let (router, _) = Actor::spawn_linked(name("router"), Router, arguments, cell).await.map_err(failed)?;
+    let start = CommitterMsg::Start { shards: shards.clone(), router: router.clone() };
+    committer.cast(start).map_err(|_| ActorFailure::Again("the committer is gone".to_owned()))?;
+    tracing::info!(
+        partition,
+        epoch,
+        checkpoint = checkpoint.n,
+        from = checkpoint.cut + 1,
+        log_last = info.last_seq,
+        "partition runs"
+    );
+    Ok(Tree { router, shards, committer, batchers, since: tokio::time::Instant::now() })
+}

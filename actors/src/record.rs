@@ -1,0 +1,464 @@
+//! What the store holds: the byte forms of session state, checkpoints, dead letters, table cursors and intents.
+//!
+//! Pure. Every record is sealed: a magic, a format version, the body, a CRC-32C over all of it. A reader refuses what it
+//! does not know instead of guessing.
+
+use std::collections::BTreeMap;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{
+    dead_letter::{DeadLetter, Reason},
+    timestamp::Timestamp,
+};
+
+const FORMAT: u8 = 1;
+const STATE: &[u8; 4] = b"KLst";
+const CHECKPOINT: &[u8; 4] = b"KLck";
+const DEAD: &[u8; 4] = b"KLdl";
+const INTENT: &[u8; 4] = b"KLin";
+const OUTPUT: &[u8; 4] = b"KLou";
+const HEAD: &[u8; 4] = b"KLhd";
+
+/// A record that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// Other bytes than the record was written with.
+    #[error("{0}: the checksum does not match")]
+    Checksum(&'static str),
+    /// Not this kind of record at all.
+    #[error("{0}: not such a record")]
+    Foreign(&'static str),
+    /// Written by a newer Keyloom.
+    #[error("{0}: format version {1} is newer than this program; run the newer release, or restore a backup")]
+    Newer(&'static str, u8),
+    /// The body does not decode.
+    #[error("{0}: {1}")]
+    Body(&'static str, String),
+}
+
+fn seal(magic: &[u8; 4], body: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(body.len() + 9);
+    out.put_slice(magic);
+    out.put_u8(FORMAT);
+    out.put_slice(body);
+    let crc = crc32c::crc32c(&out);
+    out.put_u32_le(crc);
+    out.freeze()
+}
+
+fn open<'a>(magic: &[u8; 4], what: &'static str, bytes: &'a [u8]) -> Result<&'a [u8], RecordError> {
+    if bytes.len() < 9 || &bytes[..4] != magic {
+        return Err(RecordError::Foreign(what));
+    }
+    let (sealed, crc) = bytes.split_at(bytes.len() - 4);
+    if crc != crc32c::crc32c(sealed).to_le_bytes() {
+        return Err(RecordError::Checksum(what));
+    }
+    match sealed[4] {
+        FORMAT => Ok(&sealed[5..]),
+        newer => Err(RecordError::Newer(what, newer)),
+    }
+}
+
+fn seal_named<T: Serialize>(magic: &[u8; 4], value: &T) -> Bytes {
+    let body = rmp_serde::to_vec_named(value).expect("plain values in memory serialize");
+    seal(magic, &body)
+}
+
+fn open_named<T: DeserializeOwned>(magic: &[u8; 4], what: &'static str, bytes: &[u8]) -> Result<T, RecordError> {
+    let body = open(magic, what, bytes)?;
+    rmp_serde::from_slice(body).map_err(|e| RecordError::Body(what, e.to_string()))
+}
+
+// ---- checkpoint -----------------------------------------------------------------------------------------------------
+
+/// How many events ended in which way, up to a cut.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Changed their session.
+    pub applied: u64,
+    /// Were absorbed as repeats by their session.
+    pub duplicate: u64,
+    /// Were given up, by reason.
+    pub dead_lettered: BTreeMap<String, u64>,
+    /// Were lost before they could be processed (retention), by reason.
+    pub dropped: BTreeMap<String, u64>,
+}
+
+impl Counters {
+    /// Adds `other`.
+    pub fn add(&mut self, other: &Self) {
+        self.applied += other.applied;
+        self.duplicate += other.duplicate;
+        for (reason, n) in &other.dead_lettered {
+            *self.dead_lettered.entry(reason.clone()).or_default() += n;
+        }
+        for (reason, n) in &other.dropped {
+            *self.dropped.entry(reason.clone()).or_default() += n;
+        }
+    }
+
+    /// Counts one dead letter.
+    pub fn add_dead(&mut self, reason: Reason) {
+        *self.dead_lettered.entry(reason.label().to_owned()).or_default() += 1;
+    }
+
+    /// All dead letters.
+    pub fn dead(&self) -> u64 {
+        self.dead_lettered.values().sum()
+    }
+
+    /// All dropped events.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.values().sum()
+    }
+
+    /// All events that ended.
+    pub fn total(&self) -> u64 {
+        self.applied + self.duplicate + self.dead() + self.dropped()
+    }
+}
+
+/// The record that makes a checkpoint true. Committed last, by itself or at the end of its last batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Ordinal of the checkpoint.
+    pub n: u64,
+    /// It covers every event up to this sequence, except what lagging keys still owe.
+    pub cut: u64,
+    /// Keys that owe events at or below the cut; their state records list which.
+    pub lagging: Vec<String>,
+    /// Ends of events up to the cut.
+    pub counters: Counters,
+    /// For each epoch, the last ordinal that it committed.
+    pub lines: BTreeMap<u64, u64>,
+    /// Highest collector time so far: the partition's clock.
+    pub clock: Timestamp,
+}
+
+impl Checkpoint {
+    /// Whether what was written under `tag` counts.
+    pub fn is_valid(&self, tag: Tag) -> bool {
+        self.lines.get(&tag.epoch).is_some_and(|last| tag.n <= *last)
+    }
+
+    /// As stored.
+    pub fn encode(&self) -> Bytes {
+        seal_named(CHECKPOINT, self)
+    }
+
+    /// From the store.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        open_named(CHECKPOINT, "checkpoint record", bytes)
+    }
+}
+
+/// Which checkpoint wrote something: valid once that checkpoint's record committed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+pub struct Tag {
+    /// Ordinal of the checkpoint.
+    pub n: u64,
+    /// Epoch of the owner that wrote it.
+    pub epoch: u64,
+}
+
+// ---- session state --------------------------------------------------------------------------------------------------
+
+/// One version of a session's state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateVersion {
+    /// The last sequence consumed, dead letters included.
+    pub applied: u64,
+    /// Event time of the last event.
+    pub event_time: Timestamp,
+    /// Name of the handler that owns `payload`.
+    pub handler: String,
+    /// Version of the handler's state type.
+    pub state_version: u32,
+    /// Hashes of the last event ids, oldest first.
+    pub recent_ids: Vec<u64>,
+    /// Sequences at or below the cut that the key still owes (lagging keys).
+    pub owed: Vec<u64>,
+    /// The handler's state, named MessagePack.
+    pub payload: Bytes,
+}
+
+/// Encodes a version without its tag: what the pool keeps until a checkpoint takes it.
+pub fn encode_version(
+    applied: u64,
+    event_time: Timestamp,
+    handler: &str,
+    state_version: u32,
+    recent_ids: impl ExactSizeIterator<Item = u64>,
+    payload: impl FnOnce(&mut Vec<u8>),
+) -> Bytes {
+    let mut out = Vec::with_capacity(64 + recent_ids.len() * 8 + 512);
+    out.put_u64_le(applied);
+    out.put_i64_le(event_time.0);
+    out.put_u8(handler.len().min(255) as u8);
+    out.put_slice(&handler.as_bytes()[..handler.len().min(255)]);
+    out.put_u32_le(state_version);
+    out.put_u16_le(recent_ids.len().min(usize::from(u16::MAX)) as u16);
+    recent_ids.take(usize::from(u16::MAX)).for_each(|id| out.put_u64_le(id));
+    out.put_u16_le(0); // timers: none yet
+    out.put_u32_le(0); // owed sequences: none yet
+    payload(&mut out);
+    out.into()
+}
+
+/// A state record: the committed version, if any, and the one that checkpoint `tag` writes.
+pub fn encode_state(committed: Option<(Tag, &[u8])>, tag: Tag, version: &[u8]) -> Bytes {
+    let both = [committed, Some((tag, version))];
+    let mut body = Vec::with_capacity(both.iter().flatten().map(|v| v.1.len() + 20).sum());
+    for (tag, version) in both.into_iter().flatten() {
+        body.put_u64_le(tag.n);
+        body.put_u64_le(tag.epoch);
+        body.put_u32_le(version.len() as u32);
+        body.put_slice(version);
+    }
+    seal(STATE, &body)
+}
+
+/// The newest version in a state record that `checkpoint` makes valid, still encoded.
+pub fn valid_version(record: &Bytes, checkpoint: &Checkpoint) -> Result<Option<(Tag, Bytes)>, RecordError> {
+    const WHAT: &str = "state record";
+    let mut rest = open(STATE, WHAT, record)?;
+    let mut newest = None;
+    while !rest.is_empty() {
+        let tag = Tag { n: u64_le(&mut rest, WHAT)?, epoch: u64_le(&mut rest, WHAT)? };
+        let len = u32_le(&mut rest, WHAT)? as usize;
+        let version = split(&mut rest, len, WHAT)?;
+        if checkpoint.is_valid(tag) && newest.as_ref().is_none_or(|(t, _)| *t < tag) {
+            newest = Some((tag, record.slice_ref(version)));
+        }
+    }
+    Ok(newest)
+}
+
+/// Decodes what [`encode_version`] made.
+pub fn decode_version(version: &Bytes) -> Result<StateVersion, RecordError> {
+    const WHAT: &str = "state version";
+    let mut rest: &[u8] = version;
+    let applied = u64_le(&mut rest, WHAT)?;
+    let event_time = Timestamp(u64_le(&mut rest, WHAT)? as i64);
+    let name_len = split(&mut rest, 1, WHAT)?[0];
+    let name = split(&mut rest, usize::from(name_len), WHAT)?;
+    let handler = String::from_utf8(name.to_vec()).map_err(|e| RecordError::Body(WHAT, e.to_string()))?;
+    let state_version = u32_le(&mut rest, WHAT)?;
+    let ids = u16_le(&mut rest, WHAT)?;
+    let recent_ids = (0..ids).map(|_| u64_le(&mut rest, WHAT)).collect::<Result<_, _>>()?;
+    if u16_le(&mut rest, WHAT)? != 0 {
+        return Err(RecordError::Body(WHAT, "it has timers, which this release does not know".to_owned()));
+    }
+    let owed = (0..u32_le(&mut rest, WHAT)?).map(|_| u64_le(&mut rest, WHAT)).collect::<Result<_, _>>()?;
+    let payload = version.slice_ref(rest);
+    Ok(StateVersion { applied, event_time, handler, state_version, recent_ids, owed, payload })
+}
+
+fn split<'a>(rest: &mut &'a [u8], len: usize, what: &'static str) -> Result<&'a [u8], RecordError> {
+    let (head, tail) = rest.split_at_checked(len).ok_or_else(|| RecordError::Body(what, "cut short".to_owned()))?;
+    *rest = tail;
+    Ok(head)
+}
+
+fn u16_le(rest: &mut &[u8], what: &'static str) -> Result<u16, RecordError> {
+    split(rest, 2, what).map(|b| u16::from_le_bytes([b[0], b[1]]))
+}
+
+fn u32_le(rest: &mut &[u8], what: &'static str) -> Result<u32, RecordError> {
+    split(rest, 4, what).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+}
+
+fn u64_le(rest: &mut &[u8], what: &'static str) -> Result<u64, RecordError> {
+    let low = u32_le(rest, what)?;
+    let high = u32_le(rest, what)?;
+    Ok(u64::from(high) << 32 | u64::from(low))
+}
+
+// ---- the smaller records --------------------------------------------------------------------------------------------
+
+/// The value of the head record: unique per batch, and how far published features may be ahead of the checkpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// Epoch of the owner that wrote the batch.
+    pub epoch: u64,
+    /// Number of the batch in that epoch.
+    pub batch: u64,
+    /// No feature published so far is of a later sequence than this. A successor publishes nothing for a key before it
+    /// has consumed that key's events up to here, so features never go back in time.
+    pub published: u64,
+}
+
+impl Head {
+    /// As stored.
+    pub fn encode(&self) -> Bytes {
+        seal_named(HEAD, self)
+    }
+
+    /// From the store.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        open_named(HEAD, "head record", bytes)
+    }
+}
+
+/// What a table is about to write: recorded before the first PUT, so that a crash repeats exactly this.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    /// First sequence of the cut.
+    pub first: u64,
+    /// Last sequence of the cut.
+    pub last: u64,
+    /// Names of its files.
+    pub names: Vec<String>,
+}
+
+impl Intent {
+    /// As stored.
+    pub fn encode(&self) -> Bytes {
+        seal_named(INTENT, self)
+    }
+
+    /// From the store.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        open_named(INTENT, "table intent", bytes)
+    }
+}
+
+/// A table's cursor and totals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Output {
+    /// Everything up to this sequence is in the lake.
+    pub cursor: u64,
+    /// Rows written so far.
+    pub rows: u64,
+    /// Files written so far.
+    pub files: u64,
+    /// Bytes written so far.
+    pub bytes: u64,
+}
+
+impl Output {
+    /// As stored.
+    pub fn encode(&self) -> Bytes {
+        seal_named(OUTPUT, self)
+    }
+
+    /// From the store.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        open_named(OUTPUT, "table cursor", bytes)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct DeadBody {
+    tag: Tag,
+    seq: u64,
+    key: String,
+    reason: Reason,
+    error: String,
+    attempts: u32,
+    stored: Timestamp,
+    payload: Vec<u8>,
+    payload_bytes: u64,
+}
+
+/// A dead letter as stored; it counts once checkpoint `tag` committed.
+pub fn encode_dead_letter(letter: &DeadLetter, tag: Tag) -> Bytes {
+    let body = DeadBody {
+        tag,
+        seq: letter.seq,
+        key: letter.key.clone(),
+        reason: letter.reason,
+        error: letter.error.clone(),
+        attempts: letter.attempts,
+        stored: letter.stored,
+        payload: letter.payload.to_vec(),
+        payload_bytes: letter.payload_bytes,
+    };
+    seal_named(DEAD, &body)
+}
+
+/// A dead letter from the store, with the checkpoint that wrote it.
+pub fn decode_dead_letter(bytes: &[u8]) -> Result<(DeadLetter, Tag), RecordError> {
+    let body: DeadBody = open_named(DEAD, "dead letter", bytes)?;
+    let letter = DeadLetter {
+        seq: body.seq,
+        key: body.key,
+        reason: body.reason,
+        error: body.error,
+        attempts: body.attempts,
+        stored: body.stored,
+        payload: body.payload.into(),
+        payload_bytes: body.payload_bytes,
+    };
+    Ok((letter, body.tag))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn version(applied: u64, payload: &'static [u8]) -> Bytes {
+        encode_version(applied, Timestamp(5), "h", 3, [1u64, 2].into_iter(), |out| out.extend_from_slice(payload))
+    }
+
+    fn checkpoint(lines: &[(u64, u64)]) -> Checkpoint {
+        Checkpoint { lines: lines.iter().copied().collect(), ..Checkpoint::default() }
+    }
+
+    #[test]
+    fn a_version_counts_only_when_its_epoch_committed_its_ordinal() {
+        let (old, new) = (version(10, b"old"), version(20, b"new"));
+        let record = encode_state(Some((Tag { n: 4, epoch: 1 }, &old)), Tag { n: 5, epoch: 2 }, &new);
+        let applied = |lines: &[(u64, u64)]| {
+            let found = valid_version(&record, &checkpoint(lines)).expect("a record");
+            found.map(|(_, v)| decode_version(&v).expect("a version").applied)
+        };
+        assert_eq!(applied(&[(1, 4), (2, 5)]), Some(20));
+        assert_eq!(applied(&[(1, 4), (2, 4)]), Some(10), "the newer half was never committed");
+        assert_eq!(applied(&[(1, 4)]), Some(10), "a dead owner's half-written version stays invisible");
+        assert_eq!(applied(&[(1, 3)]), None);
+    }
+
+    #[test]
+    fn versions_round_trip() {
+        let decoded = decode_version(&version(7, b"payload")).expect("a version");
+        assert_eq!((decoded.applied, decoded.event_time, decoded.state_version), (7, Timestamp(5), 3));
+        assert_eq!(
+            (decoded.handler.as_str(), &decoded.recent_ids[..], &decoded.payload[..]),
+            ("h", &[1, 2][..], &b"payload"[..])
+        );
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_by_name() {
+        let mut bytes = checkpoint(&[]).encode().to_vec();
+        bytes[4] = 9;
+        let body = bytes.len() - 4;
+        let crc = crc32c::crc32c(&bytes[..body]).to_le_bytes();
+        bytes[body..].copy_from_slice(&crc);
+        assert_eq!(Checkpoint::decode(&bytes), Err(RecordError::Newer("checkpoint record", 9)));
+    }
+
+    proptest! {
+        #[test]
+        fn one_flipped_bit_is_noticed(at in 0usize..200, bit in 0u8..8) {
+            let record = encode_state(None, Tag { n: 1, epoch: 1 }, &version(3, b"some payload"));
+            let mut bytes = record.to_vec();
+            let at = at % bytes.len();
+            bytes[at] ^= 1 << bit;
+            prop_assert!(valid_version(&bytes.into(), &checkpoint(&[(1, 1)])).is_err());
+        }
+
+        #[test]
+        fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let bytes = Bytes::from(bytes);
+            prop_assert!(valid_version(&bytes, &checkpoint(&[])).is_err());
+            let _either_way = decode_version(&bytes);
+        }
+    }
+}

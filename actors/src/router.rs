@@ -1,0 +1,309 @@
+//! The router actor: pulls the log of one partition in order and hands events to shards and tables.
+//!
+//! Holds credit for everything in flight: no credit, no pull. Not here: what is done with events.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use crate::{
+    batcher::BatcherMsg,
+    budget::Backoff,
+    committer::CommitterMsg,
+    counts::Counts,
+    credit::Credit,
+    dead_letter::{DeadLetter, PAYLOAD_BYTES_MAX},
+    event::{EventBatch, KeyPaths},
+    failure::ActorFailure,
+    key, observe,
+    ports::{Log, LogError, LogReader, LogRecord},
+    shard::ShardMsg,
+    status::Status,
+    timestamp::Timestamp,
+};
+
+/// Events per pull. Larger pulls amortise the hop to the shards; 4096 events of 400 bytes are 1.6 MB.
+const PULL_EVENTS_MAX: usize = 4_096;
+/// Bytes per pull.
+const PULL_BYTES_MAX: usize = 4 << 20;
+/// How long a pull waits before the router looks at its mailbox again: bounds the latency of a barrier when idle.
+const PULL_WAIT: Duration = Duration::from_millis(10);
+/// Memory that a decoded event takes beside its payload, in bytes: spans, queue entries, history.
+const EVENT_OVERHEAD: usize = 400;
+/// Evicted state waiting for a checkpoint, at most, in bytes; beyond, the pull waits for the checkpoint.
+pub const POOL_BYTES_MAX: i64 = 256 << 20;
+/// Events routed since the last checkpoint's cut, at most: bounds what sessions remember for a recovery (16 bytes each).
+pub const UNCOMMITTED_EVENTS_MAX: u64 = 4_000_000;
+/// Wait between attempts to open the log again.
+const READER_BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+
+/// The actor.
+pub struct Router;
+
+/// What a router is made of.
+pub struct RouterArguments {
+    /// The partition.
+    pub partition: u32,
+    /// What it reads.
+    pub log: Arc<dyn Log>,
+    /// First sequence to read.
+    pub from: u64,
+    /// The clock of the checkpoint it starts from.
+    pub clock: Timestamp,
+    /// How keys are found.
+    pub keys: KeyPaths,
+    /// What may be in flight.
+    pub credit: Credit,
+    /// The shards, in order.
+    pub shards: Vec<ActorRef<ShardMsg>>,
+    /// The tables that follow the log.
+    pub tables: Vec<TableFeed>,
+    /// Who commits.
+    pub committer: ActorRef<CommitterMsg>,
+    /// The partition's numbers.
+    pub status: Arc<Status>,
+}
+
+/// A table as the router sees it.
+#[derive(Clone)]
+pub struct TableFeed {
+    /// Its batcher.
+    pub batcher: ActorRef<BatcherMsg>,
+    /// The lake does not take its files: feeding it would only fill memory. It reads the log itself later.
+    pub stalled: Arc<AtomicBool>,
+}
+
+/// What a router is told.
+pub enum RouterMsg {
+    /// Go on (to itself).
+    Pull,
+    /// Checkpoint `n` begins: cut behind what was routed.
+    Barrier {
+        /// Ordinal.
+        n: u64,
+    },
+    /// Pull no more.
+    Stop {
+        /// Answered with the last sequence routed.
+        reply: tokio::sync::oneshot::Sender<u64>,
+    },
+}
+
+/// What the router knows of a cut.
+pub struct Cut {
+    /// Ordinal of the checkpoint.
+    pub n: u64,
+    /// Last sequence of the cut.
+    pub last: u64,
+    /// Highest collector time up to it.
+    pub clock: Timestamp,
+    /// Ends of events that never reached a session, since the last cut.
+    pub counts: Counts,
+    /// The same events.
+    pub dead: Vec<DeadLetter>,
+    /// Events that were gone before they could be read, since the last cut.
+    pub dropped: u64,
+}
+
+/// The state.
+pub struct RouterState {
+    args: RouterArguments,
+    reader: Option<Box<dyn LogReader>>,
+    backoff: Backoff,
+    pending: Vec<LogRecord>,
+    routed: u64,
+    clock: Timestamp,
+    counts: Counts,
+    dead: Vec<DeadLetter>,
+    dropped: u64,
+    stopped: bool,
+}
+
+impl Actor for Router {
+    type Msg = RouterMsg;
+    type State = RouterState;
+    type Arguments = RouterArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<RouterMsg>,
+        args: RouterArguments,
+    ) -> Result<RouterState, ActorProcessingErr> {
+        myself.cast(RouterMsg::Pull)?;
+        Ok(RouterState {
+            reader: None,
+            backoff: READER_BACKOFF,
+            pending: Vec::new(),
+            routed: args.from - 1,
+            clock: args.clock,
+            counts: Counts::default(),
+            dead: Vec::new(),
+            dropped: 0,
+            stopped: false,
+            args,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<RouterMsg>,
+        message: RouterMsg,
+        state: &mut RouterState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            RouterMsg::Pull if state.stopped => {}
+            RouterMsg::Pull => {
+                state.pull().await?;
+                myself.cast(RouterMsg::Pull)?;
+            }
+            RouterMsg::Barrier { n } => state.cut(n)?,
+            RouterMsg::Stop { reply } => {
+                state.stopped = true;
+                state.pending.clear();
+                reply.send(state.routed).ok();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl RouterState {
+    async fn pull(&mut self) -> Result<(), ActorFailure> {
+        let status = &self.args.status;
+        status.in_flight_bytes.store(self.args.credit.in_flight(), Ordering::Relaxed);
+        let uncommitted = self.routed.saturating_sub(status.cut.load(Ordering::Relaxed));
+        if status.pool_bytes.load(Ordering::Relaxed) > POOL_BYTES_MAX || uncommitted > UNCOMMITTED_EVENTS_MAX {
+            tokio::time::sleep(PULL_WAIT).await; // the committer sees the same numbers and makes a checkpoint
+            return Ok(());
+        }
+        if self.pending.is_empty() && !self.read().await? {
+            return Ok(());
+        }
+        let bytes = self.pending.iter().map(|r| r.payload.len() + EVENT_OVERHEAD).sum();
+        // Bounded, so that a barrier is never stuck behind missing credit.
+        let Ok(credit) = tokio::time::timeout(PULL_WAIT, self.args.credit.take(bytes)).await else { return Ok(()) };
+        let records = std::mem::take(&mut self.pending);
+        let batch = EventBatch::decode(self.args.partition, records, &self.args.keys, Some(credit));
+        self.route(Arc::new(batch))
+    }
+
+    /// Fills `pending`; false when there was nothing to read.
+    async fn read(&mut self) -> Result<bool, ActorFailure> {
+        if self.reader.is_none() {
+            match self.args.log.reader(self.args.partition, self.routed + 1).await {
+                Ok(reader) => self.reader = Some(reader),
+                Err(error) => return self.reader_failed(error).await.map(|()| false),
+            }
+        }
+        let Some(reader) = &mut self.reader else { return Ok(false) };
+        match tokio::time::timeout(PULL_WAIT, reader.next(PULL_EVENTS_MAX, PULL_BYTES_MAX)).await {
+            Err(_elapsed) => Ok(false),
+            Ok(Ok(records)) => {
+                self.backoff.reset();
+                self.pending = records;
+                Ok(!self.pending.is_empty())
+            }
+            Ok(Err(error)) => self.reader_failed(error).await.map(|()| false),
+        }
+    }
+
+    async fn reader_failed(&mut self, error: LogError) -> Result<(), ActorFailure> {
+        self.reader = None;
+        observe::reader_restarted();
+        match error {
+            LogError::Overrun { wanted, first } => {
+                let lost = first.saturating_sub(wanted);
+                tracing::error!(
+                    partition = self.args.partition,
+                    wanted,
+                    first,
+                    lost,
+                    "retention overran processing: events are lost"
+                );
+                self.dropped += lost;
+                self.args.status.dropped.fetch_add(lost, Ordering::Relaxed);
+                self.routed = first - 1;
+                Ok(())
+            }
+            LogError::Corrupt(_) => Err(error.into()),
+            LogError::Unavailable(_) | LogError::TooLarge { .. } => {
+                tracing::warn!(partition = self.args.partition, %error, "reading the log failed, opening it again");
+                tokio::time::sleep(self.backoff.wait()).await;
+                Ok(())
+            }
+        }
+    }
+
+    fn route(&mut self, batch: Arc<EventBatch>) -> Result<(), ActorFailure> {
+        let shards = self.args.shards.len();
+        let mut indexes: Vec<Vec<u32>> =
+            (0..shards).map(|_| Vec::with_capacity(batch.events.len() / shards + 64)).collect();
+        for (i, event) in batch.events.iter().enumerate() {
+            match &event.refused {
+                None => indexes[key::shard_of(event.key_hash, shards)].push(i as u32),
+                Some(refused) => {
+                    let mut counts = Counts::default();
+                    counts.add_dead(refused.0, 1);
+                    self.counts.merge(&counts);
+                    self.args.status.add(&counts);
+                    self.dead.push(DeadLetter {
+                        seq: event.seq,
+                        key: String::from_utf8_lossy(&event.key).into_owned(),
+                        reason: refused.0,
+                        error: refused.1.clone(),
+                        attempts: 0,
+                        stored: event.stored,
+                        payload: event.payload.slice(..event.payload.len().min(PAYLOAD_BYTES_MAX)),
+                        payload_bytes: event.payload.len() as u64,
+                    });
+                }
+            }
+            self.clock = self.clock.max(event.time);
+        }
+        if batch.clamped > 0 {
+            observe::event_times_clamped(batch.clamped);
+        }
+        let through = batch.last_seq();
+        let gone = |_| ActorFailure::Again("a shard is gone".to_owned());
+        for (shard, indexes) in self.args.shards.iter().zip(indexes) {
+            shard.cast(ShardMsg::Events { batch: Arc::clone(&batch), indexes, through }).map_err(gone)?;
+        }
+        for table in &self.args.tables {
+            if !table.stalled.load(Ordering::Relaxed) {
+                let gone = |_| ActorFailure::Again("a batcher is gone".to_owned());
+                table.batcher.cast(BatcherMsg::Feed(Arc::clone(&batch))).map_err(gone)?;
+            }
+        }
+        self.routed = through;
+        let status = &self.args.status;
+        status.routed.store(through, Ordering::Relaxed);
+        status.log_last.fetch_max(through, Ordering::Relaxed);
+        if let Some(last) = batch.events.last() {
+            status.routed_stored.store(last.stored.0, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn cut(&mut self, n: u64) -> Result<(), ActorFailure> {
+        let cut = Cut {
+            n,
+            last: self.routed,
+            clock: self.clock,
+            counts: std::mem::take(&mut self.counts),
+            dead: std::mem::take(&mut self.dead),
+            dropped: std::mem::take(&mut self.dropped),
+        };
+        for shard in &self.args.shards {
+            let gone = |_| ActorFailure::Again("a shard is gone".to_owned());
+            shard.cast(ShardMsg::Barrier { n, cut: self.routed }).map_err(gone)?;
+        }
+        let gone = |_| ActorFailure::Again("the committer is gone".to_owned());
+        self.args.committer.cast(CommitterMsg::Cut(Box::new(cut))).map_err(gone)
+    }
+}

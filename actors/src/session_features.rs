@@ -1,0 +1,308 @@
+//! The handler `session-features`: what most people want to know of a user, without writing code.
+//!
+//! Pure. Every collection is bounded; what does not fit is counted under [`OTHER`].
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    event::EventRef,
+    fields::FieldId,
+    handler::{ConfigError, Context, Fault, Features, Handler, State},
+    timestamp::{SECOND, Timestamp},
+};
+
+/// Where the counts of everything beyond a bound go.
+pub const OTHER: &str = "(other)";
+
+/// Most event types counted apart per key.
+const EVENT_TYPES_MAX: usize = 64;
+/// Distinct pages remembered per key.
+const RECENT_PAGES_MAX: usize = 20;
+/// Values remembered per kind of identifier: the newest ones.
+const IDENTIFIERS_MAX: usize = 10;
+/// Longest text that is remembered of a page, an event type or an identifier, in bytes.
+const TEXT_BYTES_MAX: usize = 2_048;
+
+/// The section `[handler.session-features]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SessionFeaturesConfig {
+    /// A pause in event time of at least this long begins a new session.
+    session_gap: String,
+    /// Fields that hold identifiers of the user.
+    identifiers: Vec<String>,
+}
+
+impl Default for SessionFeaturesConfig {
+    fn default() -> Self {
+        Self {
+            session_gap: "30m".to_owned(),
+            identifiers: ["domain_userid", "user_id", "network_userid", "session_id"].map(str::to_owned).into(),
+        }
+    }
+}
+
+/// See the module.
+pub struct SessionFeatures {
+    session_gap_micros: i64,
+    identifiers: Vec<String>,
+}
+
+/// What is remembered of a user.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct UserState {
+    #[serde(default)]
+    event_count: u64,
+    #[serde(default)]
+    events_by_type: BTreeMap<String, u64>,
+    #[serde(default)]
+    first_seen: Timestamp,
+    #[serde(default)]
+    last_seen: Timestamp,
+    #[serde(default)]
+    last_page: Option<(Timestamp, String)>,
+    /// Newest last.
+    #[serde(default)]
+    recent_pages: Vec<String>,
+    #[serde(default)]
+    session_count: u64,
+    #[serde(default)]
+    session: Session,
+    /// By field, newest last.
+    #[serde(default)]
+    identifiers: BTreeMap<String, Vec<String>>,
+}
+
+/// The newest session. An event older than its beginning by more than the gap belongs to an earlier session, which is
+/// over: it counts in the totals, and changes no session.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+struct Session {
+    start: Timestamp,
+    end: Timestamp,
+    events: u64,
+    pages: u64,
+}
+
+impl State for UserState {}
+
+impl Handler for SessionFeatures {
+    type Config = SessionFeaturesConfig;
+    type State = UserState;
+
+    fn new(config: Self::Config) -> Result<Self, ConfigError> {
+        let gap = parse_duration_micros(&config.session_gap).filter(|gap| *gap > 0).ok_or_else(|| {
+            ConfigError(format!("session_gap is {:?}; expected a duration such as \"30m\"", config.session_gap))
+        })?;
+        Ok(Self { session_gap_micros: gap, identifiers: config.identifiers })
+    }
+
+    fn on_event(&self, state: &mut UserState, event: EventRef<'_>, context: &Context<'_>) -> Result<(), Fault> {
+        let time = context.event_time;
+        state.first_seen = if state.event_count == 0 { time } else { state.first_seen.min(time) };
+        state.last_seen = state.last_seen.max(time);
+        state.event_count += 1;
+        let kind = event.text(FieldId::Event).unwrap_or(Cow::Borrowed("(none)"));
+        count_bounded(&mut state.events_by_type, bounded(&kind), EVENT_TYPES_MAX);
+        let page = event.text(FieldId::PageUrl).filter(|p| !p.is_empty());
+        if let Some(page) = &page {
+            state.remember_page(time, bounded(page));
+        }
+        state.extend_session(time, kind == "page_view", self.session_gap_micros);
+        for name in &self.identifiers {
+            if let Some(value) = event.value_named(name).and_then(|v| v.as_str()).filter(|v| !v.is_empty()) {
+                state.remember_identifier(name, bounded(&value));
+            }
+        }
+        Ok(())
+    }
+
+    fn features(&self, state: &UserState, features: &mut Features<'_>) {
+        features.set("event_count", &state.event_count);
+        features.set("events_by_type", &state.events_by_type);
+        features.set("first_seen", &state.first_seen.to_rfc3339());
+        features.set("last_seen", &state.last_seen.to_rfc3339());
+        features.set("last_page", &state.last_page.as_ref().map(|(_, page)| page));
+        features.set("recent_pages", &NewestFirst(&state.recent_pages));
+        features.set("session_count", &state.session_count);
+        features.set("session_events", &state.session.events);
+        features.set("session_pages", &state.session.pages);
+        features.set("session_seconds", &((state.session.end.0 - state.session.start.0) as f64 / SECOND as f64));
+        features.set("identifiers", &state.identifiers);
+    }
+}
+
+struct NewestFirst<'a>(&'a [String]);
+
+impl Serialize for NewestFirst<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().rev())
+    }
+}
+
+impl UserState {
+    fn remember_page(&mut self, time: Timestamp, page: &str) {
+        match &mut self.last_page {
+            // Late events do not change what the user saw last.
+            Some((at, _)) if *at > time => {}
+            Some((at, last)) => {
+                *at = time;
+                if last != page {
+                    page.clone_into(last);
+                }
+            }
+            none => *none = Some((time, page.to_owned())),
+        }
+        push_newest(&mut self.recent_pages, page, RECENT_PAGES_MAX);
+    }
+
+    fn remember_identifier(&mut self, name: &str, value: &str) {
+        match self.identifiers.get_mut(name) {
+            Some(values) => push_newest(values, value, IDENTIFIERS_MAX),
+            None => {
+                self.identifiers.insert(name.to_owned(), vec![value.to_owned()]);
+            }
+        }
+    }
+
+    fn extend_session(&mut self, time: Timestamp, is_page: bool, gap: i64) {
+        let session = &mut self.session;
+        if self.session_count == 0 || time.0 - session.end.0 >= gap {
+            self.session_count += 1;
+            *session = Session { start: time, end: time, events: 0, pages: 0 };
+        } else if session.start.0 - time.0 >= gap {
+            return;
+        }
+        session.start = session.start.min(time);
+        session.end = session.end.max(time);
+        session.events += 1;
+        session.pages += u64::from(is_page);
+    }
+}
+
+/// Puts `value` last, keeping values distinct and at most `max` of them. Reuses the text it already has.
+fn push_newest(values: &mut Vec<String>, value: &str, max: usize) {
+    match values.iter().rposition(|v| v == value) {
+        Some(at) => values[at..].rotate_left(1),
+        None if values.len() >= max => {
+            value.clone_into(&mut values[0]);
+            values.rotate_left(1);
+        }
+        None => values.push(value.to_owned()),
+    }
+}
+
+fn count_bounded(counts: &mut BTreeMap<String, u64>, name: &str, max: usize) {
+    if let Some(count) = counts.get_mut(name) {
+        *count += 1;
+    } else {
+        let name = if counts.len() < max { name } else { OTHER };
+        *counts.entry(name.to_owned()).or_default() += 1;
+    }
+}
+
+/// The beginning of `text`, cut at a character within [`TEXT_BYTES_MAX`].
+fn bounded(text: &str) -> &str {
+    &text[..text.floor_char_boundary(TEXT_BYTES_MAX)]
+}
+
+/// Microseconds of `"250ms"`, `"30s"`, `"5m"`, `"2h"` or `"7d"`.
+pub fn parse_duration_micros(text: &str) -> Option<i64> {
+    let split = text.find(|c: char| !c.is_ascii_digit())?;
+    let number: i64 = text[..split].parse().ok()?;
+    let unit = match &text[split..] {
+        "ms" => 1_000,
+        "s" => SECOND,
+        "m" => 60 * SECOND,
+        "h" => 3_600 * SECOND,
+        "d" => 86_400 * SECOND,
+        _ => return None,
+    };
+    number.checked_mul(unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{
+        event::{EventBatch, KeyPaths},
+        ports::LogRecord,
+    };
+
+    fn after(payloads: &[&str]) -> serde_json::Value {
+        let handler = SessionFeatures::new(SessionFeaturesConfig::default()).expect("the defaults are valid");
+        let mut state = UserState::default();
+        let records = payloads.iter().enumerate().map(|(i, payload)| LogRecord {
+            seq: i as u64 + 1,
+            stored: Timestamp(1_795_176_000_000_000),
+            key: None,
+            payload: Bytes::copy_from_slice(payload.as_bytes()),
+        });
+        let batch = EventBatch::decode(0, records.collect(), &KeyPaths::new(["domain_userid"]), None);
+        for event in batch.iter() {
+            let e = event.event();
+            let context = Context { key: event.key_str(), seq: e.seq, event_time: e.time, now: e.stored };
+            handler.on_event(&mut state, event, &context).expect("no event is refused");
+        }
+        let mut out = b"{".to_vec();
+        handler.features(&state, &mut Features::new(&mut out));
+        out.push(b'}');
+        serde_json::from_slice(&out).expect("features are JSON")
+    }
+
+    fn at(time: &str, rest: &str) -> String {
+        format!(r#"{{"domain_userid":"u","collector_tstamp":"2026-11-20T{time}Z"{rest}}}"#)
+    }
+
+    #[test]
+    fn sessions_are_split_by_a_gap_in_event_time() {
+        let page = r#","event":"page_view","page_url":"/a""#;
+        let events = [at("09:00:00", page), at("09:29:59", page), at("09:59:59", page), at("10:05:00", "")];
+        let features = after(&events.each_ref().map(String::as_str));
+        assert_eq!(features["session_count"], 2, "29:59 is no gap, 30:00 is");
+        assert_eq!(features["session_events"], 2);
+        assert_eq!(features["session_pages"], 1);
+        assert_eq!(features["session_seconds"], 301.0);
+        assert_eq!(features["events_by_type"], serde_json::json!({"page_view": 3, "(none)": 1}));
+    }
+
+    #[test]
+    fn late_events_count_but_do_not_move_the_present() {
+        let events = [
+            at("10:00:00", r#","page_url":"/now""#),
+            at("08:00:00", r#","page_url":"/then""#),
+            at("09:59:00", r#","page_url":"/just""#),
+        ];
+        let features = after(&events.each_ref().map(String::as_str));
+        assert_eq!(features["event_count"], 3);
+        assert_eq!(features["last_page"], "/now");
+        assert_eq!(features["first_seen"], "2026-11-20T08:00:00.000000Z");
+        assert_eq!(features["session_count"], 1);
+        assert_eq!(features["session_events"], 2, "the two hours old event belongs to a session that is over");
+    }
+
+    #[test]
+    fn collections_are_bounded_and_newest_first() {
+        let events: Vec<String> = (0..100)
+            .map(|i| at("10:00:00", &format!(r#","event":"e{i}","page_url":"/{}","user_id":"id{i}""#, i % 30)))
+            .collect();
+        let features = after(&events.iter().map(String::as_str).collect::<Vec<_>>());
+        let pages: Vec<String> = (0..20).map(|i| format!("/{}", (99 - i) % 30)).collect();
+        assert_eq!(features["recent_pages"], serde_json::json!(pages));
+        assert_eq!(features["events_by_type"][OTHER], 36);
+        let ids: Vec<String> = (90..100).map(|i| format!("id{i}")).collect();
+        assert_eq!(features["identifiers"]["user_id"], serde_json::json!(ids));
+        assert_eq!(features["identifiers"]["domain_userid"], serde_json::json!(["u"]));
+    }
+
+    #[test]
+    fn a_wrong_gap_is_refused() {
+        for gap in ["30", "0s", "half an hour", "-5m", ""] {
+            let config = SessionFeaturesConfig { session_gap: gap.to_owned(), ..Default::default() };
+            assert!(SessionFeatures::new(config).is_err(), "{gap}");
+        }
+    }
+}

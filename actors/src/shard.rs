@@ -1,0 +1,714 @@
+//! The shard actor: supervisor of the sessions of a slice of keys.
+//!
+//! Routes events to sessions, starts, hydrates, evicts and restarts them, and gives the committer their shares of a
+//! checkpoint and their feature answers. Sessions run on the shard's own worker thread. A shard never starts an
+//! incarnation of a session before the last one has ended: that keeps the order within a key.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::sync::oneshot;
+
+use crate::{
+    budget::Backoff,
+    cell::{Cell, Core, Failure, Recovery},
+    committer::CommitterMsg,
+    counts::Counts,
+    dead_letter::{DeadLetter, Reason},
+    event::{EventBatch, KeyPaths, QueuedEvent},
+    feature_cache::FeatureCache,
+    handler::LogicFactory,
+    key::Key,
+    observe::{self, Cause},
+    ports::{Log, RecordKey, Store, StoreEntry},
+    record::{self, Checkpoint, Tag},
+    session::{Books, Desk, Session, SessionState, SharedCell, Wake},
+    slots::Slots,
+    status::{Status, lock},
+    timestamp::Timestamp,
+};
+
+/// How often a shard looks for idle sessions.
+pub const TICK: Duration = Duration::from_millis(250);
+/// Sessions evicted for idleness per tick, so that a sweep never holds the worker for long.
+const IDLE_EVICTIONS_PER_TICK: usize = 256;
+/// States read from the store in one request.
+const HYDRATE_BATCH_MAX: usize = 512;
+/// Wait before the first and before later restarts of a session, and before a read is tried again.
+const RESTART_BACKOFF: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(500));
+const READ_BACKOFF: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(5));
+
+/// The actor.
+pub struct Shard;
+
+/// What a shard is made of.
+pub struct ShardArguments {
+    /// The partition.
+    pub partition: u32,
+    /// The handler.
+    pub factory: Arc<dyn LogicFactory>,
+    /// Where states are read from.
+    pub store: Arc<dyn Store>,
+    /// Where events are read again from after a crash.
+    pub log: Arc<dyn Log>,
+    /// How keys are found in events that are read again.
+    pub keys: KeyPaths,
+    /// Sessions in memory, at most.
+    pub resident_max: usize,
+    /// Sessions idle for this long are evicted.
+    pub idle_after: Duration,
+    /// Attempts per event.
+    pub attempts: u32,
+    /// The checkpoint that the partition starts from: says which state versions count.
+    pub checkpoint: Checkpoint,
+    /// Features published before this process are at most this new, see [`record::Head`].
+    pub floor: u64,
+    /// Epoch of this owner.
+    pub epoch: u64,
+    /// Answers of resident keys.
+    pub cache: Arc<FeatureCache>,
+    /// Who wants to know when answers are due.
+    pub committer: ActorRef<CommitterMsg>,
+    /// The partition's numbers.
+    pub status: Arc<Status>,
+}
+
+/// What a shard is told.
+pub enum ShardMsg {
+    /// Events of a batch that belong here, by index, in order; everything up to `through` has now been delivered.
+    Events {
+        /// The batch.
+        batch: Arc<EventBatch>,
+        /// Which of its events.
+        indexes: Vec<u32>,
+        /// Last sequence of the batch.
+        through: u64,
+    },
+    /// Checkpoint `n` cuts here: behind the events delivered so far.
+    Barrier {
+        /// Ordinal.
+        n: u64,
+        /// Last sequence of the cut.
+        cut: u64,
+    },
+    /// The next shares of the checkpoint under way.
+    CollectShares {
+        /// At most this many keys.
+        max: usize,
+        /// Answer.
+        reply: oneshot::Sender<Shares>,
+    },
+    /// The checkpoint under way is acknowledged.
+    Acknowledged,
+    /// Feature answers that are due.
+    CollectAnswers {
+        /// At most this many.
+        max: usize,
+        /// The answers, and whether more are due.
+        reply: oneshot::Sender<(Vec<Answer>, bool)>,
+    },
+    /// States arrived from the store.
+    Hydrated(Vec<(Key, Option<Bytes>)>),
+    /// A failed session may start again, with these events before its queue.
+    Restart {
+        /// Its key.
+        key: Key,
+        /// Events to go through again.
+        again: Vec<QueuedEvent>,
+    },
+    /// Time passes.
+    Tick,
+}
+
+/// Some shares of a checkpoint.
+#[derive(Default)]
+pub struct Shares {
+    /// State records.
+    pub states: Vec<StoreEntry>,
+    /// Feature answers of the same keys, where due.
+    pub answers: Vec<Answer>,
+    /// Set when these were the last: ends of the events of the cut, and dead letters among them.
+    pub done: Option<(Counts, Vec<DeadLetter>)>,
+}
+
+/// One feature answer on its way to the store.
+pub struct Answer {
+    /// The key.
+    pub key: Key,
+    /// The answer as JSON.
+    pub json: Bytes,
+    /// Its sequence.
+    pub seq: u64,
+    /// When the log stored the oldest event that it is first to show.
+    pub since: Timestamp,
+}
+
+struct Slot {
+    cell: SharedCell,
+    phase: Phase,
+    backoff: Backoff,
+}
+
+enum Phase {
+    /// Waiting for its state from the store.
+    Hydrating,
+    /// Waiting for the previous incarnation of the key to end.
+    Succeeding,
+    /// Running.
+    Live(ActorRef<Wake>),
+    /// Failed; recovered state and re-read events are on their way.
+    Recovering(Option<Box<crate::session_core::SessionCore>>),
+    /// Its stored state cannot be read: events are given up until someone mends it.
+    Unreadable(String),
+}
+
+struct Barrier {
+    tag: Tag,
+    cut: u64,
+    waiting: VecDeque<SharedCell>,
+}
+
+/// The state.
+pub struct ShardState {
+    args: ShardArguments,
+    desk: Arc<Desk>,
+    slots: Slots<Slot>,
+    /// Evicted cells that the store does not have yet.
+    pool: HashMap<Key, SharedCell>,
+    pool_bytes: i64,
+    by_actor: HashMap<ActorId, Key>,
+    /// Keys whose last incarnation was told to end and has not yet.
+    ending: HashMap<Key, ActorId>,
+    delivered: u64,
+    tick: u64,
+    barrier: Option<Barrier>,
+    in_flight: Vec<SharedCell>,
+    in_flight_cut: u64,
+    /// Nothing was ever committed for this partition when it was claimed and this shard has had to forget nothing yet:
+    /// then a key that is not in memory has no state, and needs no look-up.
+    started_empty: bool,
+    seen: hashbrown::HashSet<u64>,
+}
+
+/// Keys remembered as seen on a partition that started empty; 8 bytes each. Beyond, look-ups are made again.
+const SEEN_MAX: usize = 4_000_000;
+
+impl Actor for Shard {
+    type Msg = ShardMsg;
+    type State = ShardState;
+    type Arguments = ShardArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<ShardMsg>,
+        args: ShardArguments,
+    ) -> Result<ShardState, ActorProcessingErr> {
+        myself.send_interval(TICK, || ShardMsg::Tick);
+        let books = Books { cut: u64::MAX, ..Books::default() };
+        let desk = Arc::new(Desk {
+            factory: Arc::clone(&args.factory),
+            books: Mutex::new(books),
+            status: Arc::clone(&args.status),
+            committer: args.committer.clone(),
+            announced: AtomicBool::new(false),
+        });
+        Ok(ShardState {
+            desk,
+            slots: Slots::new(args.resident_max),
+            pool: HashMap::new(),
+            pool_bytes: 0,
+            by_actor: HashMap::new(),
+            ending: HashMap::new(),
+            delivered: args.checkpoint.cut,
+            tick: 0,
+            barrier: None,
+            in_flight: Vec::new(),
+            in_flight_cut: 0,
+            started_empty: args.checkpoint.n == 0,
+            seen: hashbrown::HashSet::new(),
+            args,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<ShardMsg>,
+        message: ShardMsg,
+        state: &mut ShardState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            ShardMsg::Events { batch, indexes, through } => {
+                let missing = state.deliver(&batch, &indexes);
+                state.delivered = through;
+                state.open_sessions(&myself, missing).await;
+                state.evict_over_limit();
+            }
+            ShardMsg::Barrier { n, cut } => state.begin_checkpoint(n, cut),
+            ShardMsg::CollectShares { max, reply } => {
+                let shares = state.collect_shares(max);
+                // The committer is gone only when the whole partition is going.
+                reply.send(shares).ok();
+            }
+            ShardMsg::Acknowledged => state.acknowledge(),
+            ShardMsg::CollectAnswers { max, reply } => {
+                reply.send(state.collect_answers(max)).ok();
+            }
+            ShardMsg::Hydrated(states) => {
+                for (key, record) in states {
+                    state.hydrate(&myself, key, record).await;
+                }
+                state.evict_over_limit();
+            }
+            ShardMsg::Restart { key, again } => state.restart(&myself, key, again).await,
+            ShardMsg::Tick => {
+                state.tick += 1;
+                state.slots.set_tick(state.tick);
+                state.evict_idle();
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<ShardMsg>,
+        event: SupervisionEvent,
+        state: &mut ShardState,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorTerminated(cell, _, _) => state.ended(&myself, cell.get_id()).await,
+            SupervisionEvent::ActorFailed(cell, error) => {
+                state.failed(&myself, cell.get_id(), &error.to_string());
+            }
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
+        }
+        Ok(())
+    }
+}
+
+impl ShardState {
+    // ---- events ---------------------------------------------------------------------------------------------------------
+
+    /// Queues events at their sessions; returns the keys that have none.
+    fn deliver(&mut self, batch: &Arc<EventBatch>, indexes: &[u32]) -> Vec<Key> {
+        let mut missing = Vec::new();
+        for &index in indexes {
+            let queued = QueuedEvent::new(Arc::clone(batch), index);
+            let key = batch.get(index as usize).key_str();
+            if let Some(slot) = self.slots.touch(key) {
+                let wake = lock(&slot.cell).push(queued);
+                match &slot.phase {
+                    Phase::Live(session) if wake => {
+                        // A session that just failed does not take it; its restart finds the event in the queue.
+                        drop(session.cast(Wake));
+                    }
+                    Phase::Unreadable(error) => {
+                        let letters = lock(&slot.cell).abandon(error);
+                        give_up(&self.desk, letters);
+                    }
+                    _ => {}
+                }
+                continue;
+            }
+            let Ok(key) = Key::new(key) else { continue }; // the router refused such events already
+            let cell = self.pool.remove(key.as_str());
+            if let Some(cell) = &cell {
+                let bytes = lock(cell).frozen_bytes();
+                self.change_pool(-(bytes as i64));
+            }
+            let cell = cell.unwrap_or_else(|| Arc::new(Mutex::new(Cell::new(key.clone()))));
+            lock(&cell).push(queued);
+            missing.push(key.clone());
+            self.slots.insert(key, Slot { cell, phase: Phase::Hydrating, backoff: RESTART_BACKOFF });
+        }
+        missing
+    }
+
+    /// Opens sessions for keys that just got a slot: from the pool, as new ones, or through the store.
+    async fn open_sessions(&mut self, myself: &ActorRef<ShardMsg>, keys: Vec<Key>) {
+        let mut unknown = Vec::new();
+        for key in keys {
+            let Some(slot) = self.slots.peek(key.as_str()) else { continue };
+            let frozen = matches!(lock(&slot.cell).core, Core::Frozen(_));
+            if frozen {
+                let thawed = lock(&slot.cell).thaw(&self.args.factory);
+                match thawed {
+                    Ok(()) => self.start_session(myself, &key, "hydrate").await,
+                    Err(error) => self.unreadable(&key, error.0),
+                }
+            } else if self.started_empty && self.seen.insert(crate::key::hash_of(key.as_str().as_bytes())) {
+                self.hydrate(myself, key, None).await;
+            } else {
+                unknown.push(key);
+            }
+        }
+        if self.started_empty && self.seen.len() > SEEN_MAX {
+            self.started_empty = false;
+            self.seen = hashbrown::HashSet::new();
+        }
+        for keys in unknown.chunks(HYDRATE_BATCH_MAX) {
+            let (store, myself, partition) = (Arc::clone(&self.args.store), myself.clone(), self.args.partition);
+            let keys = keys.to_vec();
+            tokio::spawn(async move {
+                let names: Vec<_> = keys.iter().map(|key| RecordKey::State(partition, key.clone())).collect();
+                let mut backoff = READ_BACKOFF;
+                let records = loop {
+                    match store.get(&names).await {
+                        Ok(records) => break records,
+                        Err(error) => {
+                            observe::hydrate_retried();
+                            tracing::warn!(%error, partition, "reading session states failed, trying again");
+                            tokio::time::sleep(backoff.wait()).await;
+                        }
+                    }
+                };
+                // The shard is gone only when the whole partition is going.
+                drop(myself.cast(ShardMsg::Hydrated(keys.into_iter().zip(records).collect())));
+            });
+        }
+    }
+
+    async fn hydrate(&mut self, myself: &ActorRef<ShardMsg>, key: Key, record: Option<Bytes>) {
+        let Some(slot) = self.slots.peek(key.as_str()) else { return };
+        if !matches!(slot.phase, Phase::Hydrating) {
+            return;
+        }
+        let stored = record.as_ref().map(|r| record::valid_version(r, &self.args.checkpoint)).transpose();
+        let outcome = stored.map_err(|e| e.to_string()).and_then(|stored| {
+            let stored = stored.flatten();
+            let cause = if stored.is_some() { "hydrate" } else { "new" };
+            lock(&slot.cell).hydrate(&self.args.factory, stored).map(|()| cause).map_err(|e| e.0)
+        });
+        match outcome {
+            Ok(cause) => self.start_session(myself, &key, cause).await,
+            Err(error) => self.unreadable(&key, error),
+        }
+    }
+
+    /// Starts the session of a slot whose cell has its state, or lets it wait for its predecessor.
+    async fn start_session(&mut self, myself: &ActorRef<ShardMsg>, key: &Key, cause: &'static str) {
+        let Some(slot) = self.slots.peek(key.as_str()) else { return };
+        if self.ending.contains_key(key) {
+            slot.phase = Phase::Succeeding;
+            return;
+        }
+        let arguments = SessionState { cell: Arc::clone(&slot.cell), desk: Arc::clone(&self.desk) };
+        match Actor::spawn_linked(None, Session, arguments, myself.get_cell()).await {
+            Ok((session, _)) => {
+                self.by_actor.insert(session.get_id(), key.clone());
+                let mut cell = lock(&slot.cell);
+                cell.awake = cell.has_events();
+                if cell.awake {
+                    drop(session.cast(Wake));
+                }
+                drop(cell);
+                slot.phase = Phase::Live(session);
+                observe::sessions_started(cause, 1);
+                self.args.status.sessions_live.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error) => {
+                // Starting a session awaits nothing and cannot fail by itself: only when the shard is going.
+                tracing::error!(%error, "a session did not start");
+                observe::restarted("session", Cause::StartFailed);
+            }
+        }
+    }
+
+    fn unreadable(&mut self, key: &Key, error: String) {
+        tracing::error!(partition = self.args.partition, %error, "the stored state of a key cannot be read; its events are dead-lettered");
+        observe::restarted("session", Cause::StartFailed);
+        if let Some(slot) = self.slots.peek(key.as_str()) {
+            let letters = lock(&slot.cell).abandon(&error);
+            give_up(&self.desk, letters);
+            slot.phase = Phase::Unreadable(error);
+        }
+    }
+
+    // ---- failures -------------------------------------------------------------------------------------------------------
+
+    fn failed(&mut self, myself: &ActorRef<ShardMsg>, id: ActorId, error: &str) {
+        self.ending.retain(|_, ended| *ended != id);
+        let Some(key) = self.by_actor.remove(&id) else { return };
+        self.args.status.sessions_live.fetch_sub(1, Ordering::Relaxed);
+        let Some(slot) = self.slots.peek(key.as_str()) else { return };
+        let cut = lock(&self.desk.books).cut;
+        let mut cell = lock(&slot.cell);
+        let failure = cell.failure(|| error.to_owned());
+        let cause = match failure {
+            Some(Failure { reason: Reason::Panic, .. }) => Cause::Panic,
+            Some(_) => Cause::Error,
+            None => Cause::Killed,
+        };
+        observe::restarted("session", cause);
+        let mut wait = slot.backoff.wait();
+        if let Some(failure) = &failure {
+            let attempts = cell.blame(failure, self.args.attempts);
+            if attempts >= self.args.attempts {
+                slot.backoff.reset(); // giving it up is progress
+            }
+            wait = wait.max(failure.retry_after.unwrap_or_default());
+            tracing::warn!(
+                partition = self.args.partition,
+                seq = failure.seq,
+                attempts,
+                cause = failure.reason.label(),
+                error = failure.text,
+                "a session failed and starts again"
+            );
+        }
+        let recovery = cell.recover(&self.args.factory, cut);
+        drop(cell);
+        match recovery {
+            Err(error) => self.unreadable(&key, error.0),
+            Ok(Recovery { core, again, counts, counts_behind }) => {
+                slot.phase = Phase::Recovering(Some(core));
+                self.take_back(&key, &again, &counts, &counts_behind);
+                self.read_again(myself, key, again, wait);
+            }
+        }
+    }
+
+    fn take_back(&self, key: &Key, again: &[u64], counts: &Counts, behind: &Counts) {
+        let mut books = lock(&self.desk.books);
+        books.counts.take_back(counts);
+        books.counts_behind.take_back(behind);
+        books.dead.retain(|letter| letter.key != key.as_str() || again.binary_search(&letter.seq).is_err());
+        drop(books);
+        self.args.status.take_back(counts);
+        self.args.status.take_back(behind);
+    }
+
+    fn read_again(&self, myself: &ActorRef<ShardMsg>, key: Key, again: Vec<u64>, wait: Duration) {
+        let (log, myself, partition) = (Arc::clone(&self.args.log), myself.clone(), self.args.partition);
+        let keys = self.args.keys.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(wait).await;
+            let mut backoff = READ_BACKOFF;
+            let records = loop {
+                if again.is_empty() {
+                    break Vec::new();
+                }
+                match log.read(partition, &again).await {
+                    Ok(records) => break records,
+                    Err(error) => {
+                        observe::hydrate_retried();
+                        tracing::warn!(%error, partition, "reading events again failed, trying again");
+                        tokio::time::sleep(backoff.wait()).await;
+                    }
+                }
+            };
+            let batch = Arc::new(EventBatch::decode(partition, records, &keys, None));
+            let again = (0..batch.events.len() as u32).map(|i| QueuedEvent::new(Arc::clone(&batch), i)).collect();
+            drop(myself.cast(ShardMsg::Restart { key, again }));
+        });
+    }
+
+    async fn restart(&mut self, myself: &ActorRef<ShardMsg>, key: Key, again: Vec<QueuedEvent>) {
+        let Some(slot) = self.slots.peek(key.as_str()) else { return };
+        let Phase::Recovering(core) = &mut slot.phase else { return };
+        if let Some(core) = core.take() {
+            lock(&slot.cell).resume(core, again);
+        }
+        self.start_session(myself, &key, "restart").await;
+    }
+
+    async fn ended(&mut self, myself: &ActorRef<ShardMsg>, id: ActorId) {
+        let Some(key) = self.by_actor.remove(&id) else { return };
+        self.args.status.sessions_live.fetch_sub(1, Ordering::Relaxed);
+        if self.ending.get(&key) == Some(&id) {
+            self.ending.remove(&key);
+        }
+        let succeeding = self.slots.peek(key.as_str()).is_some_and(|slot| matches!(slot.phase, Phase::Succeeding));
+        if succeeding {
+            self.start_session(myself, &key, "hydrate").await;
+        }
+    }
+
+    // ---- eviction -------------------------------------------------------------------------------------------------------
+
+    fn evict_over_limit(&mut self) {
+        let mut evicted = 0;
+        while let Some(key) = self.slots.over_limit(may_go) {
+            self.evict(&key);
+            evicted += 1;
+        }
+        if evicted > 0 {
+            observe::sessions_evicted("lru", evicted);
+        }
+    }
+
+    fn evict_idle(&mut self) {
+        let ticks = (self.args.idle_after.as_millis() / TICK.as_millis()).max(1) as u64;
+        let Some(since) = self.tick.checked_sub(ticks) else { return };
+        let mut evicted = 0;
+        while evicted < IDLE_EVICTIONS_PER_TICK as u64
+            && let Some(key) = self.slots.idle_since(since, may_go)
+        {
+            self.evict(&key);
+            evicted += 1;
+        }
+        if evicted > 0 {
+            observe::sessions_evicted("idle", evicted);
+        }
+    }
+
+    fn evict(&mut self, key: &Key) {
+        let Some(slot) = self.slots.remove(key.as_str()) else { return };
+        let mut cell = lock(&slot.cell);
+        if let Err(error) = cell.freeze(&self.args.factory, self.args.partition) {
+            tracing::error!(error = error.0, "a session cannot be evicted: its state cannot be encoded");
+            drop(cell);
+            self.slots.insert(key.clone(), slot);
+            return;
+        }
+        let keep = !cell.is_clean();
+        let bytes = cell.frozen_bytes();
+        drop(cell);
+        if keep {
+            self.change_pool(bytes as i64);
+        }
+        self.args.cache.evict(key.as_str());
+        if let Phase::Live(session) = &slot.phase {
+            self.ending.insert(key.clone(), session.get_id());
+            // Its queue is empty, so draining ends it at once; a closed mailbox means that it has ended already.
+            drop(session.drain());
+        }
+        if keep {
+            self.pool.insert(key.clone(), slot.cell);
+        }
+    }
+
+    fn change_pool(&mut self, by: i64) {
+        self.pool_bytes += by;
+        self.args.status.pool_bytes.fetch_add(by, Ordering::Relaxed);
+    }
+
+    // ---- checkpoints and features -----------------------------------------------------------------------------------------
+
+    fn begin_checkpoint(&mut self, n: u64, cut: u64) {
+        lock(&self.desk.books).cut = cut;
+        let mut waiting = VecDeque::new();
+        for cell in self.slots.iter().map(|(_, slot)| &slot.cell).chain(self.pool.values()) {
+            if lock(cell).begin_share(cut) {
+                waiting.push_back(Arc::clone(cell));
+            }
+        }
+        self.in_flight_cut = cut;
+        self.barrier = Some(Barrier { tag: Tag { n, epoch: self.args.epoch }, cut, waiting });
+    }
+
+    fn collect_shares(&mut self, max: usize) -> Shares {
+        let mut shares = Shares::default();
+        let Some(barrier) = &mut self.barrier else {
+            shares.done = Some(Default::default());
+            return shares;
+        };
+        for _ in 0..barrier.waiting.len() {
+            if shares.states.len() + shares.answers.len() + 2 > max {
+                break;
+            }
+            let Some(shared) = barrier.waiting.pop_front() else { break };
+            let mut cell = lock(&shared);
+            match cell.collect_share(&self.args.factory, barrier.tag) {
+                Ok(Some((committed, version))) => {
+                    let committed = committed.as_ref().map(|(tag, version)| (*tag, &version[..]));
+                    let record = record::encode_state(committed, barrier.tag, &version);
+                    let name = RecordKey::State(self.args.partition, cell.key().clone());
+                    shares.states.push((name, Some(record)));
+                    shares.answers.extend(answer(&mut cell, &self.args, self.delivered));
+                    drop(cell);
+                    self.in_flight.push(shared);
+                }
+                Ok(None) => {
+                    drop(cell);
+                    barrier.waiting.push_back(shared);
+                }
+                Err(error) => tracing::error!(error = error.0, "a state cannot be encoded; its last version stays"),
+            }
+        }
+        if barrier.waiting.is_empty() {
+            let cut = barrier.cut;
+            self.barrier = None;
+            let mut books = lock(&self.desk.books);
+            let counts = std::mem::take(&mut books.counts);
+            books.counts = std::mem::take(&mut books.counts_behind);
+            books.cut = u64::MAX;
+            let (dead, later) = std::mem::take(&mut books.dead).into_iter().partition(|letter| letter.seq <= cut);
+            books.dead = later;
+            shares.done = Some((counts, dead));
+        }
+        shares
+    }
+
+    fn acknowledge(&mut self) {
+        let cut = self.in_flight_cut;
+        let Tag { n, epoch } = Tag { n: self.args.checkpoint.n + 1, epoch: self.args.epoch };
+        self.args.checkpoint.n = n;
+        self.args.checkpoint.lines.insert(epoch, n);
+        for cell in std::mem::take(&mut self.in_flight) {
+            lock(&cell).acknowledge(cut);
+        }
+        self.pool.retain(|_, cell| !lock(cell).is_clean());
+        let bytes: usize = self.pool.values().map(|cell| lock(cell).frozen_bytes()).sum();
+        self.change_pool(bytes as i64 - self.pool_bytes);
+    }
+
+    fn collect_answers(&mut self, max: usize) -> (Vec<Answer>, bool) {
+        self.desk.announced.store(false, Ordering::Release);
+        let mut books = lock(&self.desk.books);
+        let due: Vec<_> = {
+            let n = books.due.len().min(max);
+            books.due.drain(..n).collect()
+        };
+        drop(books);
+        let mut answers = Vec::with_capacity(due.len());
+        let mut not_yet = Vec::new();
+        for shared in due {
+            let mut cell = lock(&shared);
+            match answer(&mut cell, &self.args, self.delivered) {
+                Some(answer) => answers.push(answer),
+                None if cell.is_answer_due() => not_yet.push(Arc::clone(&shared)),
+                None => {} // a checkpoint took it
+            }
+        }
+        let mut books = lock(&self.desk.books);
+        let more = !books.due.is_empty();
+        books.due.extend(not_yet);
+        (answers, more)
+    }
+}
+
+fn may_go(slot: &Slot) -> bool {
+    matches!(slot.phase, Phase::Live(_) | Phase::Unreadable(_)) && {
+        let cell = lock(&slot.cell);
+        cell.is_idle() || matches!(slot.phase, Phase::Unreadable(_))
+    }
+}
+
+fn answer(cell: &mut Cell, args: &ShardArguments, delivered: u64) -> Option<Answer> {
+    let (seq, since, json) = cell.collect_answer(args.partition, args.floor, delivered)?;
+    Some(Answer { key: cell.key().clone(), json, seq, since })
+}
+
+fn give_up(desk: &Desk, letters: Vec<DeadLetter>) {
+    let mut counts = Counts::default();
+    let mut books = lock(&desk.books);
+    let (mut within, mut behind) = (Counts::default(), Counts::default());
+    for letter in &letters {
+        counts.add_dead(letter.reason, 1);
+        if letter.seq <= books.cut { within.add_dead(letter.reason, 1) } else { behind.add_dead(letter.reason, 1) }
+    }
+    books.counts.merge(&within);
+    books.counts_behind.merge(&behind);
+    books.dead.extend(letters);
+    drop(books);
+    desk.status.add(&counts);
+}

@@ -1,0 +1,112 @@
+//! What a partition says about itself while it runs: numbers that faces and metrics read without asking an actor.
+//!
+//! Written by the actors, once per batch or turn; read at any time.
+
+use std::sync::{
+    Mutex,
+    atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+};
+
+use crate::{counts::Counts, record::Counters, timestamp::Timestamp};
+
+/// See the module. All sequences are the log's.
+#[derive(Debug, Default)]
+pub struct Status {
+    /// Events since this process claimed the partition, signed because a crashed session takes some back.
+    applied: AtomicI64,
+    duplicate: AtomicI64,
+    dead: [AtomicI64; crate::dead_letter::Reason::ALL.len()],
+    /// Counters of the checkpoint that this process started from.
+    base: Mutex<Counters>,
+    /// Last sequence handed to the shards.
+    pub routed: AtomicU64,
+    /// Cut of the last committed checkpoint.
+    pub cut: AtomicU64,
+    /// Newest sequence known to be in the log.
+    pub log_last: AtomicU64,
+    /// When the log stored the last routed event.
+    pub routed_stored: AtomicI64,
+    /// When the last checkpoint committed.
+    pub checkpoint_at: AtomicI64,
+    /// Sessions in memory.
+    pub sessions_live: AtomicI64,
+    /// Bytes of evicted state waiting for a checkpoint.
+    pub pool_bytes: AtomicI64,
+    /// Bytes in flight between router and sessions or tables.
+    pub in_flight_bytes: AtomicU64,
+    /// The partition is claimed, read, and running.
+    pub running: AtomicBool,
+    /// Lowest sequence that every table has in the lake.
+    pub tables_cursor: AtomicU64,
+    /// Events of the log that were gone before they could be read.
+    pub dropped: AtomicU64,
+    /// Why the partition is not well, if it is not.
+    trouble: Mutex<Option<String>>,
+}
+
+impl Status {
+    /// Starts from a checkpoint.
+    pub fn start_from(&self, base: &Counters, cut: u64) {
+        for live in [&self.applied, &self.duplicate].into_iter().chain(&self.dead) {
+            live.store(0, Ordering::Relaxed);
+        }
+        self.dropped.store(0, Ordering::Relaxed);
+        self.sessions_live.store(0, Ordering::Relaxed);
+        self.pool_bytes.store(0, Ordering::Relaxed);
+        self.cut.store(cut, Ordering::Relaxed);
+        self.routed.store(cut, Ordering::Relaxed);
+        *lock(&self.base) = base.clone();
+    }
+
+    /// Events ended.
+    pub fn add(&self, counts: &Counts) {
+        self.shift(counts, 1);
+    }
+
+    /// Their ends were taken back.
+    pub fn take_back(&self, counts: &Counts) {
+        self.shift(counts, -1);
+    }
+
+    fn shift(&self, counts: &Counts, sign: i64) {
+        let live = [&self.applied, &self.duplicate].into_iter().chain(&self.dead);
+        let numbers = [counts.applied, counts.duplicate].into_iter().chain(counts.dead);
+        for (live, n) in live.zip(numbers).filter(|(_, n)| *n > 0) {
+            live.fetch_add(sign * n as i64, Ordering::Relaxed);
+        }
+    }
+
+    /// Ends of all events since the log began, this process's so far included.
+    pub fn counters(&self) -> Counters {
+        let read = |n: &AtomicI64| n.load(Ordering::Relaxed).max(0) as u64;
+        let mut counts = Counts { applied: read(&self.applied), duplicate: read(&self.duplicate), dead: [0; 9] };
+        counts.dead.iter_mut().zip(&self.dead).for_each(|(n, live)| *n = read(live));
+        let mut counters = counts.to_counters();
+        let dropped = self.dropped.load(Ordering::Relaxed);
+        if dropped > 0 {
+            counters.dropped.insert("retention".to_owned(), dropped);
+        }
+        counters.add(&lock(&self.base));
+        counters
+    }
+
+    /// Says what is wrong, or that nothing is.
+    pub fn set_trouble(&self, trouble: Option<String>) {
+        *lock(&self.trouble) = trouble;
+    }
+
+    /// What is wrong.
+    pub fn trouble(&self) -> Option<String> {
+        lock(&self.trouble).clone()
+    }
+
+    /// When the last routed event was stored.
+    pub fn routed_stored(&self) -> Timestamp {
+        Timestamp(self.routed_stored.load(Ordering::Relaxed))
+    }
+}
+
+/// Locks, and goes on after a panic of another holder: what is inside is plain numbers and texts.
+pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,65 @@
+//! `Engine`: how a binary registers its handlers and becomes a `keyloom`.
+
+use std::process::ExitCode;
+
+use keyloom_actors::{
+    handler::{Handler, Registry},
+    session_features::SessionFeatures,
+};
+
+use crate::{cli, topology::HandlerCatalog};
+
+/// A `keyloom` with your handlers in it:
+///
+/// ```no_run
+/// # use keyloom_actors::session_features::SessionFeatures as MyHandler;
+/// fn main() -> std::process::ExitCode {
+///     keyloom_engine::Engine::new().handler::<MyHandler>("my-handler").main()
+/// }
+/// ```
+#[derive(Clone)]
+pub struct Engine {
+    registry: Registry,
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Engine {
+    /// An engine that knows the handlers Keyloom ships: `session-features`.
+    pub fn new() -> Self {
+        let mut registry = Registry::default();
+        registry.add::<SessionFeatures>("session-features");
+        Self { registry }
+    }
+
+    /// Adds a handler; topologies name it in `[sessions] handler`.
+    #[must_use]
+    pub fn handler<H: Handler>(mut self, name: &str) -> Self {
+        self.registry.add::<H>(name);
+        self
+    }
+
+    /// Does what the command line says.
+    pub fn main(self) -> ExitCode {
+        cli::main(&self)
+    }
+
+    /// The handlers.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+}
+
+impl HandlerCatalog for Engine {
+    fn names(&self) -> Vec<String> {
+        self.registry.names().map(str::to_owned).collect()
+    }
+
+    fn check(&self, handler: &str, config: &serde_json::Value) -> Result<(), String> {
+        self.registry.build(handler, config.clone()).map(drop).map_err(|e| e.0)
+    }
+}

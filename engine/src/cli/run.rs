@@ -1,0 +1,149 @@
+//! `keyloom run`: the whole engine until a signal ends it.
+
+use std::{
+    fs,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use anyhow::{Context, anyhow};
+use keyloom_actors::timestamp::SystemClock;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    Engine,
+    faces::{self, Server, View},
+    front_door::{self, Acceptor, FrontDoor, Limits},
+    homes::{self, OWNER_FILE},
+    running::{Running, key_paths},
+    telemetry,
+    topology::{self, Topology},
+};
+
+/// How long partitions get to run before the address is announced anyway.
+const START_LIMIT: Duration = Duration::from_secs(10);
+
+/// See the module.
+pub async fn run(topology: Topology, engine: &Engine) -> anyhow::Result<()> {
+    let metrics = telemetry::start_metrics()?;
+    describe_metrics();
+    let mut running = start(&topology, engine).await?;
+    let view = Arc::new(View {
+        name: topology.engine.name.clone(),
+        statuses: running.statuses.clone(),
+        cache: Arc::clone(&running.cache),
+        store: Arc::clone(&running.homes.homes.store),
+        durability: running.homes.durability.clone(),
+        metrics,
+        draining: Default::default(),
+    });
+    let door = Arc::new(front_door(&topology, &running));
+    let router = faces::features::routes(Arc::clone(&view))
+        .merge(faces::health::routes(Arc::clone(&view)))
+        .merge(faces::metrics::routes(Arc::clone(&view)))
+        .merge(front_door::http::routes(door));
+    let server = Server::start(topology.http.listen, router).await?;
+    let owner = OwnerFile::write(&topology, &server)?;
+    wait_until_running(&mut running).await?;
+    println!("keyloom {} runs: http://{}", topology.engine.name, server.address);
+    println!("durability: {}", running.homes.durability.description);
+
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let ended = tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        reason = running.lost() => Err(anyhow!("{reason}")),
+    };
+    view.draining.store(true, Ordering::Relaxed);
+    server.stop();
+    if ended.is_ok() {
+        tracing::info!(limit = ?topology.engine.drain_limit, "draining; a second signal ends at once");
+        let drained = tokio::select! {
+            drained = running.drain(topology.engine.drain_limit) => drained,
+            _ = terminate.recv() => false,
+            _ = interrupt.recv() => false,
+        };
+        if drained {
+            tracing::info!("drained");
+        } else {
+            tracing::warn!(
+                "not everything was written; nothing is lost, the next start goes on from the last checkpoint"
+            );
+        }
+    }
+    drop(owner);
+    ended
+}
+
+/// Opens the homes and starts the partitions.
+pub async fn start(topology: &Topology, engine: &Engine) -> anyhow::Result<Running> {
+    let handler = &topology.sessions.handler;
+    let config = topology.handlers.get(handler).cloned().unwrap_or_else(|| serde_json::json!({}));
+    let factory = engine.registry().build(handler, config).with_context(|| format!("handler {handler}"))?;
+    let homes = homes::open(topology).await?;
+    Running::start(topology, factory, homes).await
+}
+
+/// Describes every metric of the process.
+pub fn describe_metrics() {
+    keyloom_actors::observe::describe();
+    faces::metrics::describe();
+    front_door::observe::describe();
+}
+
+/// The rules by which events enter the log of a topology.
+pub fn acceptor(topology: &Topology, log_max: usize) -> Acceptor {
+    let event_max = usize::try_from(topology.http.event_max).unwrap_or(usize::MAX);
+    Acceptor {
+        keys: key_paths(topology),
+        partitions: topology.engine.partitions,
+        event_bytes_max: event_max.min(log_max),
+    }
+}
+
+fn front_door(topology: &Topology, running: &Running) -> FrontDoor {
+    let log = Arc::clone(&running.homes.homes.log);
+    let acceptor = acceptor(topology, log.event_bytes_max());
+    let body_max = usize::try_from(topology.http.body_max).unwrap_or(usize::MAX);
+    FrontDoor::new(acceptor, log, Arc::new(SystemClock), Limits { body_bytes_max: body_max, ..Limits::default() })
+}
+
+async fn wait_until_running(running: &mut Running) -> anyhow::Result<()> {
+    let statuses = running.statuses.clone();
+    let all_run = async {
+        while !statuses.iter().all(|s| s.running.load(Ordering::Relaxed)) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        () = all_run => Ok(()),
+        reason = running.lost() => Err(anyhow!("{reason}")),
+        () = tokio::time::sleep(START_LIMIT) => {
+            tracing::warn!("not all partitions run yet; /readyz says why");
+            Ok(())
+        }
+    }
+}
+
+/// Tells other keyloom commands where the engine of this data folder listens; gone when the engine ends.
+struct OwnerFile(Option<std::path::PathBuf>);
+
+impl OwnerFile {
+    fn write(topology: &Topology, server: &Server) -> anyhow::Result<Self> {
+        if !matches!(topology.log, topology::Log::Embedded { .. }) {
+            return Ok(Self(None));
+        }
+        let path = topology.engine.data_dir.join(OWNER_FILE);
+        let text = serde_json::json!({ "pid": std::process::id(), "listen": server.address.to_string() }).to_string();
+        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+        Ok(Self(Some(path)))
+    }
+}
+
+impl Drop for OwnerFile {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            fs::remove_file(path).ok(); // a stale one only names a process that is gone
+        }
+    }
+}

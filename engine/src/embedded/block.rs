@@ -1,0 +1,144 @@
+//! How the embedded log keeps events: one block per group of appends.
+//!
+//! Pure. A block is a header, then the records, LZ4-compressed: clickstream JSON shrinks to a fifth, which costs less
+//! than writing it twice (journal and table).
+//!
+//! ```text
+//! magic "KLb1" | first seq u64 | records u32 | newest stored i64 | raw length u32 | CRC-32C of the rest u32 | LZ4 block
+//! record: stored i64 | key length u16 | payload length u32 | key | payload      (all little endian)
+//! ```
+
+use bytes::{Buf, BufMut, Bytes};
+use keyloom_actors::{ports::LogRecord, timestamp::Timestamp};
+
+const MAGIC: &[u8; 4] = b"KLb1";
+const HEADER: usize = 32;
+
+/// What the header says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Header {
+    /// Sequence of the first record.
+    pub first: u64,
+    /// Sequence of the last record.
+    pub last: u64,
+    /// When the newest record was stored.
+    pub stored: Timestamp,
+}
+
+/// Encodes records with contiguous sequences; `None` when there are none.
+pub fn encode(records: &[LogRecord]) -> Option<Vec<u8>> {
+    let (first, last) = (records.first()?, records.last()?);
+    let raw_len: usize = records.iter().map(|r| 14 + r.payload.len() + r.key.as_ref().map_or(0, Bytes::len)).sum();
+    let mut raw = Vec::with_capacity(raw_len);
+    for record in records {
+        let key = record.key.as_deref().unwrap_or_default();
+        raw.put_i64_le(record.stored.0);
+        raw.put_u16_le(key.len() as u16);
+        raw.put_u32_le(record.payload.len() as u32);
+        raw.put_slice(key);
+        raw.put_slice(&record.payload);
+    }
+    let mut out = vec![0; HEADER + lz4_flex::block::get_maximum_output_size(raw.len())];
+    let packed = lz4_flex::block::compress_into(&raw, &mut out[HEADER..]).expect("the output has the maximum size");
+    out.truncate(HEADER + packed);
+    let crc = crc32c::crc32c(&out[HEADER..]);
+    let mut header = &mut out[..HEADER];
+    header.put_slice(MAGIC);
+    header.put_u64_le(first.seq);
+    header.put_u32_le(records.len() as u32);
+    header.put_i64_le(last.stored.0);
+    header.put_u32_le(raw.len() as u32);
+    header.put_u32_le(crc);
+    Some(out)
+}
+
+/// Reads the header alone.
+pub fn header(block: &[u8]) -> Result<Header, String> {
+    if block.len() < HEADER || &block[..4] != MAGIC {
+        return Err("not a block of the log".to_owned());
+    }
+    let mut rest = &block[4..];
+    let first = rest.get_u64_le();
+    let count = u64::from(rest.get_u32_le());
+    if count == 0 {
+        return Err("an empty block".to_owned());
+    }
+    Ok(Header { first, last: first + count - 1, stored: Timestamp(rest.get_i64_le()) })
+}
+
+/// Decodes the records from sequence `from` on.
+pub fn decode(block: &[u8], from: u64) -> Result<Vec<LogRecord>, String> {
+    let Header { first, last, .. } = header(block)?;
+    let mut lengths = &block[24..HEADER];
+    let (raw_len, crc) = (lengths.get_u32_le() as usize, lengths.get_u32_le());
+    if crc != crc32c::crc32c(&block[HEADER..]) {
+        return Err(format!("the checksum of events {first} to {last} does not match"));
+    }
+    let raw = lz4_flex::block::decompress(&block[HEADER..], raw_len).map_err(|e| e.to_string())?;
+    let mut raw = Bytes::from(raw);
+    let mut records = Vec::with_capacity((last - first + 1) as usize);
+    for seq in first..=last {
+        if raw.len() < 14 {
+            return Err(format!("event {seq} is cut short"));
+        }
+        let stored = Timestamp(raw.get_i64_le());
+        let (key_len, payload_len) = (usize::from(raw.get_u16_le()), raw.get_u32_le() as usize);
+        if raw.len() < key_len + payload_len {
+            return Err(format!("event {seq} is cut short"));
+        }
+        let key = raw.split_to(key_len);
+        let payload = raw.split_to(payload_len);
+        if seq >= from {
+            records.push(LogRecord { seq, stored, key: (!key.is_empty()).then_some(key), payload });
+        }
+    }
+    Ok(records)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn records(payloads: &[Vec<u8>]) -> Vec<LogRecord> {
+        let record = |(i, payload): (usize, &Vec<u8>)| LogRecord {
+            seq: 5 + i as u64,
+            stored: Timestamp(i as i64),
+            key: (i % 3 != 0).then(|| Bytes::from(format!("key{i}"))),
+            payload: payload.clone().into(),
+        };
+        payloads.iter().enumerate().map(record).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn blocks_round_trip(payloads in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..80), 1..40)) {
+            let before = records(&payloads);
+            let block = encode(&before).expect("not empty");
+            let last = 4 + payloads.len() as u64;
+            prop_assert_eq!(header(&block), Ok(Header { first: 5, last, stored: Timestamp(payloads.len() as i64 - 1) }));
+            let after = decode(&block, 6).expect("intact");
+            prop_assert_eq!(after.len(), before.len() - 1);
+            for (a, b) in after.iter().zip(&before[1..]) {
+                prop_assert_eq!((a.seq, a.stored, &a.key, &a.payload), (b.seq, b.stored, &b.key, &b.payload));
+            }
+        }
+
+        #[test]
+        fn damage_is_noticed(at in 0usize..500, bit in 0u8..8) {
+            let mut block = encode(&records(&vec![b"{\"some\":\"payload\"}".to_vec(); 20])).expect("not empty");
+            let at = 32 + at % (block.len() - 32);
+            block[at] ^= 1 << bit;
+            prop_assert!(decode(&block, 0).is_err());
+        }
+
+        #[test]
+        fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let _either_way = decode(&bytes, 0);
+            let mut framed = b"KLb1".to_vec();
+            framed.extend(bytes);
+            let _either_way = header(&framed);
+        }
+    }
+}

@@ -1,0 +1,470 @@
+//! The embedded log: one writer thread per partition that groups appends, so that many of them share one fsync.
+//!
+//! Readers follow from memory while they keep up, and from disk when they do not.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    ops::Bound,
+    sync::{Arc, Mutex, PoisonError, RwLock, mpsc},
+    thread,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use fjall::PersistMode;
+use keyloom_actors::{
+    event::dedupe_id,
+    fields::{self, FieldId},
+    ports::{Log, LogError, LogInfo, LogReader, LogRecord, NewRecord, Stored},
+    timestamp::{Clock, Timestamp},
+};
+use tokio::sync::{oneshot, watch};
+
+use super::{
+    EmbeddedHome, block,
+    dedupe::{DedupeWindow, IDS_MAX},
+};
+
+/// Largest event, in bytes.
+const EVENT_BYTES_MAX: usize = 8 << 20;
+/// Payload bytes of one block: large enough to compress well, small enough to read one event from cheaply.
+const BLOCK_BYTES_MAX: usize = 512 << 10;
+/// Payload bytes that one group of appends takes before it is made durable.
+const GROUP_BYTES_MAX: usize = 8 << 20;
+/// Appends that wait for the writer; more wait at its door.
+const APPENDS_WAITING_MAX: usize = 256;
+/// Payload bytes kept in memory for readers that are close behind.
+const TAIL_BYTES_MAX: usize = 32 << 20;
+/// Blocks looked at when old ones are let go, and how often that is done at most.
+const RELEASE_BLOCKS_MAX: usize = 512;
+const RELEASE_EVERY: Duration = Duration::from_secs(10);
+
+/// See the module.
+#[derive(Clone)]
+pub struct EmbeddedLog {
+    home: EmbeddedHome,
+    clock: Arc<dyn Clock>,
+    partitions: Arc<Mutex<HashMap<u32, Arc<Partition>>>>,
+}
+
+struct Partition {
+    number: u32,
+    appends: mpsc::SyncSender<Append>,
+    last: watch::Receiver<u64>,
+    tail: RwLock<Tail>,
+    released: Mutex<Option<std::time::Instant>>,
+}
+
+struct Append {
+    records: Vec<NewRecord>,
+    reply: oneshot::Sender<Result<Vec<Stored>, LogError>>,
+}
+
+/// The newest events, as they were appended.
+#[derive(Default)]
+struct Tail {
+    records: VecDeque<LogRecord>,
+    bytes: usize,
+}
+
+impl EmbeddedLog {
+    /// The log in `home`.
+    pub fn new(home: &EmbeddedHome, clock: Arc<dyn Clock>) -> Self {
+        Self { home: home.clone(), clock, partitions: Arc::default() }
+    }
+
+    async fn partition(&self, number: u32) -> Result<Arc<Partition>, LogError> {
+        if let Some(partition) = self.partitions.lock().unwrap_or_else(PoisonError::into_inner).get(&number) {
+            return Ok(Arc::clone(partition));
+        }
+        let log = self.clone();
+        blocking(move || {
+            let mut partitions = log.partitions.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(partition) = partitions.get(&number) {
+                return Ok(Arc::clone(partition));
+            }
+            let partition = log.open(number)?;
+            partitions.insert(number, Arc::clone(&partition));
+            Ok(partition)
+        })
+        .await
+    }
+
+    fn open(&self, number: u32) -> Result<Arc<Partition>, LogError> {
+        let last = match self.home.log.prefix(number.to_be_bytes()).next_back() {
+            Some(guard) => block::header(&guard.value().map_err(unavailable)?).map_err(LogError::Corrupt)?.last,
+            None => 0,
+        };
+        let now = self.clock.now();
+        let mut window = DedupeWindow::new(self.home.options.dedupe_window, IDS_MAX);
+        self.remember_ids(number, now, &mut window)?;
+        let (appends, waiting) = mpsc::sync_channel(APPENDS_WAITING_MAX);
+        let (published, last_seen) = watch::channel(last);
+        let partition = Arc::new(Partition {
+            number,
+            appends,
+            last: last_seen,
+            tail: RwLock::default(),
+            released: Mutex::new(None),
+        });
+        let writer = Writer {
+            home: self.home.clone(),
+            clock: Arc::clone(&self.clock),
+            number,
+            next: last + 1,
+            window,
+            published,
+        };
+        let tail = Arc::downgrade(&partition);
+        thread::Builder::new()
+            .name(format!("log-{number}"))
+            .spawn(move || writer.run(&waiting, &tail))
+            .map_err(|e| LogError::Unavailable(e.to_string()))?;
+        Ok(partition)
+    }
+
+    /// Refills the window from the newest blocks, so that repeats are absorbed across a restart too.
+    fn remember_ids(&self, number: u32, now: Timestamp, window: &mut DedupeWindow) -> Result<(), LogError> {
+        let since = now.0.saturating_sub(self.home.options.dedupe_window.as_micros() as i64);
+        let mut ids = Vec::new();
+        for guard in self.home.log.prefix(number.to_be_bytes()).rev() {
+            let bytes = guard.value().map_err(unavailable)?;
+            if block::header(&bytes).map_err(LogError::Corrupt)?.stored.0 < since || ids.len() >= IDS_MAX / 2 {
+                break;
+            }
+            let records = block::decode(&bytes, 0).map_err(LogError::Corrupt)?;
+            ids.extend(records.iter().filter_map(stored_dedupe_id));
+        }
+        for id in ids {
+            window.insert(id, now);
+        }
+        Ok(())
+    }
+
+    fn read_block(&self, number: u32, seq: u64) -> Result<Option<Bytes>, LogError> {
+        let (from, to) = (name(number, 0), name(number, seq));
+        let range = self.home.log.range::<[u8; 12], _>((Bound::Included(from), Bound::Included(to))).next_back();
+        let Some(guard) = range else { return Ok(None) };
+        let bytes = Bytes::from(guard.value().map_err(unavailable)?);
+        let holds = block::header(&bytes).map_err(LogError::Corrupt)?.last >= seq;
+        Ok(holds.then_some(bytes))
+    }
+
+    fn first_seq(&self, number: u32) -> Result<Option<u64>, LogError> {
+        let Some(guard) = self.home.log.prefix(number.to_be_bytes()).next() else { return Ok(None) };
+        let key = guard.key().map_err(unavailable)?;
+        let seq: [u8; 8] = key[4..].try_into().map_err(|_| LogError::Corrupt("the name of a block".to_owned()))?;
+        Ok(Some(u64::from_be_bytes(seq)))
+    }
+
+    /// Events from sequence `from` on, from disk: whole blocks until a limit is reached.
+    fn read_on(
+        &self,
+        number: u32,
+        from: u64,
+        last: u64,
+        events_max: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<LogRecord>, LogError> {
+        let Some(first_block) = self.read_block(number, from)? else {
+            let first = self.first_seq(number)?.unwrap_or(last + 1);
+            if first > from {
+                return Err(LogError::Overrun { wanted: from, first });
+            }
+            return Err(LogError::Corrupt(format!("event {from} is missing between {first} and {last}")));
+        };
+        let mut records = block::decode(&first_block, from).map_err(LogError::Corrupt)?;
+        let mut bytes: usize = records.iter().map(|r| r.payload.len()).sum();
+        while records.len() < events_max / 2 && bytes < bytes_max / 2 {
+            let next = records.last().map_or(from, |r| r.seq + 1);
+            let Some(block) = (next <= last).then(|| self.read_block(number, next)).transpose()?.flatten() else {
+                break;
+            };
+            let more = block::decode(&block, next).map_err(LogError::Corrupt)?;
+            bytes += more.iter().map(|r| r.payload.len()).sum::<usize>();
+            records.extend(more);
+        }
+        Ok(records)
+    }
+
+    fn release_blocking(&self, number: u32, seq: u64) -> Result<(), LogError> {
+        let options = &self.home.options;
+        let size = self.home.log.disk_space();
+        let too_large = options.retention_bytes.is_some_and(|max| size > max);
+        let oldest = options.retention_age.map(|age| self.clock.now().0.saturating_sub(age.as_micros() as i64));
+        let mut batch = self.home.database.batch();
+        for guard in self.home.log.prefix(number.to_be_bytes()).take(RELEASE_BLOCKS_MAX) {
+            let (key, value) = guard.into_inner().map_err(unavailable)?;
+            let header = block::header(&value).map_err(LogError::Corrupt)?;
+            let is_old = oldest.is_some_and(|oldest| header.stored.0 < oldest);
+            if header.last > seq || !(is_old || too_large) {
+                break;
+            }
+            batch.remove(&self.home.log, key);
+        }
+        if !batch.is_empty() {
+            batch.commit().map_err(unavailable)?;
+        }
+        Ok(())
+    }
+}
+
+/// The name of the block that begins with `seq`.
+fn name(partition: u32, seq: u64) -> [u8; 12] {
+    let mut name = [0; 12];
+    name[..4].copy_from_slice(&partition.to_be_bytes());
+    name[4..].copy_from_slice(&seq.to_be_bytes());
+    name
+}
+
+/// The dedupe id that a stored event was appended with, as the front door makes it.
+fn stored_dedupe_id(record: &LogRecord) -> Option<u128> {
+    let mut found = Vec::new();
+    fields::scan(&record.payload, &mut found).ok()?;
+    let id = found.iter().find(|f| f.id == FieldId::EventId)?.value(&record.payload).as_str()?;
+    let key = record.key.as_deref().unwrap_or_default();
+    (!id.is_empty()).then(|| dedupe_id(key, id.as_bytes()))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is a map_err function")]
+fn unavailable(error: fjall::Error) -> LogError {
+    LogError::Unavailable(format!("{error}; is the disk full?"))
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, LogError> + Send + 'static,
+) -> Result<T, LogError> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| LogError::Unavailable(e.to_string()))?
+}
+
+/// The only writer of a partition.
+struct Writer {
+    home: EmbeddedHome,
+    clock: Arc<dyn Clock>,
+    number: u32,
+    next: u64,
+    window: DedupeWindow,
+    published: watch::Sender<u64>,
+}
+
+impl Writer {
+    /// Until nobody can append any more.
+    fn run(mut self, waiting: &mpsc::Receiver<Append>, partition: &std::sync::Weak<Partition>) {
+        while let Ok(first) = waiting.recv() {
+            let mut group = vec![first];
+            let mut bytes = size_of(&group[0]);
+            while bytes < GROUP_BYTES_MAX
+                && let Ok(append) = waiting.try_recv()
+            {
+                bytes += size_of(&append);
+                group.push(append);
+            }
+            let (replies, records): (Vec<_>, Vec<_>) = group.into_iter().map(|a| (a.reply, a.records)).unzip();
+            let outcome = self.append(records, partition);
+            match outcome {
+                Ok(stored) => {
+                    for (reply, stored) in replies.into_iter().zip(stored) {
+                        reply.send(Ok(stored)).ok(); // whoever appended may have given up waiting
+                    }
+                }
+                Err(error) => {
+                    for reply in replies {
+                        reply.send(Err(error.clone())).ok();
+                    }
+                }
+            }
+        }
+    }
+
+    fn append(
+        &mut self,
+        group: Vec<Vec<NewRecord>>,
+        partition: &std::sync::Weak<Partition>,
+    ) -> Result<Vec<Vec<Stored>>, LogError> {
+        let now = self.clock.now();
+        let mut next = self.next;
+        let mut fresh = Vec::with_capacity(group.iter().map(Vec::len).sum());
+        let mut ids = Vec::new();
+        let mut answers = Vec::with_capacity(group.len());
+        for records in group {
+            let mut answer = Vec::with_capacity(records.len());
+            for NewRecord { key, dedupe_id, payload } in records {
+                if let Some(id) = dedupe_id {
+                    if !self.window.insert(id, now) {
+                        answer.push(Stored::Duplicate(None));
+                        continue;
+                    }
+                    ids.push(id);
+                }
+                answer.push(Stored::New(next));
+                fresh.push(LogRecord { seq: next, stored: now, key: (!key.is_empty()).then_some(key), payload });
+                next += 1;
+            }
+            answers.push(answer);
+        }
+        if let Err(error) = self.write(&fresh) {
+            // Nothing was stored: the next attempt of these events must not look like a repeat.
+            ids.into_iter().for_each(|id| self.window.remove(id));
+            return Err(error);
+        }
+        self.next = next;
+        if let (Some(partition), false) = (partition.upgrade(), fresh.is_empty()) {
+            partition.tail.write().unwrap_or_else(PoisonError::into_inner).push(fresh);
+        }
+        self.published.send_replace(next - 1);
+        Ok(answers)
+    }
+
+    fn write(&self, records: &[LogRecord]) -> Result<(), LogError> {
+        let mode = if self.home.options.fsync { PersistMode::SyncAll } else { PersistMode::Buffer };
+        let mut batch = self.home.database.batch().durability(Some(mode));
+        let mut rest = records;
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fits = rest.iter().take_while(|r| {
+                bytes += r.payload.len();
+                bytes <= BLOCK_BYTES_MAX
+            });
+            let (block, later) = rest.split_at(fits.count().max(1));
+            if let (Some(encoded), Some(first)) = (block::encode(block), block.first()) {
+                batch.insert(&self.home.log, name(self.number, first.seq), encoded);
+            }
+            rest = later;
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        batch.commit().map_err(unavailable)
+    }
+}
+
+fn size_of(append: &Append) -> usize {
+    append.records.iter().map(|r| r.payload.len() + r.key.len()).sum()
+}
+
+impl Tail {
+    fn push(&mut self, records: Vec<LogRecord>) {
+        self.bytes += records.iter().map(|r| r.payload.len()).sum::<usize>();
+        self.records.extend(records);
+        while self.bytes > TAIL_BYTES_MAX
+            && let Some(gone) = self.records.pop_front()
+        {
+            self.bytes -= gone.payload.len();
+        }
+    }
+
+    /// Events from sequence `from` on; `None` when the tail does not reach back that far.
+    fn read(&self, from: u64, events_max: usize, bytes_max: usize) -> Option<Vec<LogRecord>> {
+        let first = self.records.front()?.seq;
+        let skip = usize::try_from(from.checked_sub(first)?).ok()?;
+        let mut bytes = 0;
+        let records = self.records.iter().skip(skip).take(events_max).take_while(|r| {
+            let had = bytes;
+            bytes += r.payload.len();
+            had == 0 || bytes <= bytes_max
+        });
+        Some(records.cloned().collect())
+    }
+}
+
+#[async_trait]
+impl Log for EmbeddedLog {
+    async fn append(&self, partition: u32, records: Vec<NewRecord>) -> Result<Vec<Stored>, LogError> {
+        if let Some(large) = records.iter().find(|r| r.payload.len() > EVENT_BYTES_MAX) {
+            return Err(LogError::TooLarge { bytes: large.payload.len(), limit: EVENT_BYTES_MAX });
+        }
+        let partition = self.partition(partition).await?;
+        let (reply, answer) = oneshot::channel();
+        let gone = || LogError::Unavailable("the log's writer has ended".to_owned());
+        match partition.appends.try_send(Append { records, reply }) {
+            Ok(()) => {}
+            Err(mpsc::TrySendError::Disconnected(_)) => return Err(gone()),
+            Err(mpsc::TrySendError::Full(append)) => {
+                let appends = partition.appends.clone();
+                blocking(move || appends.send(append).map_err(|_| gone())).await?;
+            }
+        }
+        answer.await.map_err(|_| gone())?
+    }
+
+    async fn reader(&self, partition: u32, from: u64) -> Result<Box<dyn LogReader>, LogError> {
+        let partition = self.partition(partition).await?;
+        let last = *partition.last.borrow();
+        if from > last + 1 {
+            return Err(LogError::Corrupt(format!("the log ends at {last}, but event {from} was asked for")));
+        }
+        let seen = partition.last.clone();
+        Ok(Box::new(Reader { log: self.clone(), partition, next: from, seen }))
+    }
+
+    async fn read(&self, partition: u32, seqs: &[u64]) -> Result<Vec<LogRecord>, LogError> {
+        let (log, seqs) = (self.clone(), seqs.to_vec());
+        blocking(move || {
+            let mut found: Vec<LogRecord> = Vec::with_capacity(seqs.len());
+            let mut block: Vec<LogRecord> = Vec::new();
+            for seq in seqs {
+                if block.last().is_none_or(|r| r.seq < seq) || block[0].seq > seq {
+                    block = match log.read_block(partition, seq)? {
+                        Some(bytes) => block::decode(&bytes, seq).map_err(LogError::Corrupt)?,
+                        None => continue,
+                    };
+                }
+                found.extend(block.iter().find(|r| r.seq == seq).cloned());
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    async fn info(&self, partition: u32) -> Result<LogInfo, LogError> {
+        let opened = self.partition(partition).await?;
+        let last_seq = *opened.last.borrow();
+        let log = self.clone();
+        let first = blocking(move || log.first_seq(partition)).await?;
+        Ok(LogInfo { first_seq: first.unwrap_or(last_seq + 1), last_seq })
+    }
+
+    async fn release(&self, partition: u32, seq: u64) -> Result<(), LogError> {
+        let opened = self.partition(partition).await?;
+        {
+            let mut released = opened.released.lock().unwrap_or_else(PoisonError::into_inner);
+            if released.is_some_and(|at| at.elapsed() < RELEASE_EVERY) {
+                return Ok(());
+            }
+            *released = Some(std::time::Instant::now());
+        }
+        let log = self.clone();
+        blocking(move || log.release_blocking(partition, seq)).await
+    }
+
+    fn event_bytes_max(&self) -> usize {
+        EVENT_BYTES_MAX
+    }
+}
+
+struct Reader {
+    log: EmbeddedLog,
+    partition: Arc<Partition>,
+    next: u64,
+    seen: watch::Receiver<u64>,
+}
+
+#[async_trait]
+impl LogReader for Reader {
+    async fn next(&mut self, events_max: usize, bytes_max: usize) -> Result<Vec<LogRecord>, LogError> {
+        let next = self.next;
+        let ended = |_| LogError::Unavailable("the log's writer has ended".to_owned());
+        let last = *self.seen.wait_for(|last| *last >= next).await.map_err(ended)?;
+        let tail = self.partition.tail.read().unwrap_or_else(PoisonError::into_inner).read(next, events_max, bytes_max);
+        let records = match tail {
+            Some(records) => records,
+            None => {
+                let (log, number) = (self.log.clone(), self.partition.number);
+                blocking(move || log.read_on(number, next, last, events_max, bytes_max)).await?
+            }
+        };
+        self.next = records.last().map_or(next, |r| r.seq + 1);
+        Ok(records)
+    }
+}

@@ -1,0 +1,80 @@
+//! The feature API: `GET /v1/features/{key}`.
+//!
+//! Resident keys are answered from memory, others from the store. Both are what the store has acknowledged.
+
+use std::{sync::Arc, time::Instant};
+
+use axum::{
+    Router,
+    extract::{Path, State},
+    http::StatusCode,
+    response::Response,
+    routing::get,
+};
+use bytes::{BufMut, Bytes, BytesMut};
+use keyloom_actors::{
+    key::Key,
+    ports::RecordKey,
+    timestamp::{Clock, SystemClock},
+};
+use metrics::{counter, histogram};
+
+use super::{View, json, problem};
+
+/// The routes.
+pub fn routes(view: Arc<View>) -> Router {
+    Router::new().route("/v1/features/{key}", get(read)).with_state(view)
+}
+
+async fn read(State(view): State<Arc<View>>, Path(key): Path<String>) -> Response {
+    let began = Instant::now();
+    let response = answer(&view, &key).await;
+    counter!("keyloom_feature_requests_total", "code" => response.status().as_u16().to_string()).increment(1);
+    histogram!("keyloom_feature_request_duration_seconds").record(began.elapsed().as_secs_f64());
+    response
+}
+
+async fn answer(view: &View, key: &str) -> Response {
+    let key = match Key::new(key) {
+        Ok(key) => key,
+        Err(error) => {
+            return problem(StatusCode::BAD_REQUEST, &error.to_string(), "percent-encode the key in the path");
+        }
+    };
+    let held = match view.cache.get(key.as_str()) {
+        Some(answer) => Some(answer),
+        None => match view.store.get(&[RecordKey::Feature(key)]).await {
+            Ok(found) => found.into_iter().next().flatten(),
+            Err(error) => {
+                let hint = "the store does not answer; try again in a moment";
+                return problem(StatusCode::SERVICE_UNAVAILABLE, &error.to_string(), hint);
+            }
+        },
+    };
+    match held.as_deref().and_then(|answer| with_as_of(answer, &SystemClock.now().to_rfc3339())) {
+        Some(answer) => json(StatusCode::OK, answer),
+        None => problem(StatusCode::NOT_FOUND, "no event of this key was processed yet", "keys are case-sensitive"),
+    }
+}
+
+/// Puts `as_of` at the end of a stored answer.
+fn with_as_of(answer: &[u8], as_of: &str) -> Option<Bytes> {
+    let open = answer.strip_suffix(b"}")?;
+    let mut out = BytesMut::with_capacity(answer.len() + 48);
+    out.put_slice(open);
+    out.put_slice(b",\"as_of\":\"");
+    out.put_slice(as_of.as_bytes());
+    out.put_slice(b"\"}");
+    Some(out.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_reading_is_added() {
+        assert_eq!(with_as_of(b"{\"key\":\"k\"}", "now").as_deref(), Some(&b"{\"key\":\"k\",\"as_of\":\"now\"}"[..]));
+        assert_eq!(with_as_of(b"", "now"), None);
+    }
+}

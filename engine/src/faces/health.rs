@@ -1,0 +1,62 @@
+//! `/livez`, `/readyz` and `/api/status`.
+//!
+//! Live means that the process answers; ready, that its partitions run. A lake that is away makes neither false.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use axum::{Router, extract::State, http::StatusCode, response::Response, routing::get};
+use keyloom_actors::status::Status;
+use serde_json::{Value, json};
+
+use super::View;
+
+/// The routes.
+pub fn routes(view: Arc<View>) -> Router {
+    Router::new()
+        .route("/livez", get(|| async { super::json(StatusCode::OK, "{\"live\":true}") }))
+        .route("/readyz", get(ready))
+        .route("/api/status", get(status))
+        .with_state(view)
+}
+
+async fn ready(State(view): State<Arc<View>>) -> Response {
+    let mut checks = Vec::new();
+    let draining = view.draining.load(Ordering::Relaxed);
+    checks
+        .push(json!({ "check": "accepting", "ok": !draining, "reason": draining.then_some("the engine is draining") }));
+    for (partition, status) in view.statuses.iter().enumerate() {
+        let runs = status.running.load(Ordering::Relaxed);
+        let reason = (!runs).then(|| status.trouble().unwrap_or_else(|| "starting".to_owned()));
+        checks.push(json!({ "check": format!("partition {partition}"), "ok": runs, "reason": reason }));
+    }
+    let is_ready = checks.iter().all(|check| check["ok"] == Value::Bool(true));
+    let code = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    super::json(code, json!({ "ready": is_ready, "checks": checks }).to_string())
+}
+
+async fn status(State(view): State<Arc<View>>) -> Response {
+    let partitions: Vec<Value> = view.statuses.iter().enumerate().map(|(p, s)| partition(p, s)).collect();
+    let durability =
+        json!({ "description": view.durability.description, "fsync_always": view.durability.fsync_always });
+    let body = json!({ "engine": view.name, "durability": durability, "partitions": partitions });
+    super::json(StatusCode::OK, body.to_string())
+}
+
+fn partition(number: usize, status: &Status) -> Value {
+    let read = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
+    let counters = status.counters();
+    json!({
+        "partition": number,
+        "running": status.running.load(Ordering::Relaxed),
+        "trouble": status.trouble(),
+        "log_last": read(&status.log_last),
+        "routed": read(&status.routed),
+        "checkpoint_cut": read(&status.cut),
+        "tables_cursor": read(&status.tables_cursor),
+        "sessions_live": status.sessions_live.load(Ordering::Relaxed),
+        "applied": counters.applied,
+        "duplicate": counters.duplicate,
+        "dead_lettered": counters.dead(),
+        "dropped": counters.dropped(),
+    })
+}

@@ -1,0 +1,54 @@
+//! What the engine shows over HTTP beside the front door: features, health, metrics, status.
+
+pub mod features;
+pub mod health;
+pub mod metrics;
+mod server;
+
+use std::sync::Arc;
+
+use axum::{
+    body::Body,
+    http::{StatusCode, header},
+    response::Response,
+};
+use bytes::Bytes;
+use keyloom_actors::{
+    feature_cache::FeatureCache,
+    ports::{Durability, Store},
+    status::Status,
+};
+use metrics_exporter_prometheus::PrometheusHandle;
+
+pub use self::server::{Server, ServerError};
+
+/// What the faces read.
+pub struct View {
+    /// Name of the engine.
+    pub name: String,
+    /// Numbers of each partition.
+    pub statuses: Vec<Arc<Status>>,
+    /// Answers of resident keys.
+    pub cache: Arc<FeatureCache>,
+    /// Answers of all keys.
+    pub store: Arc<dyn Store>,
+    /// What an acknowledged event survives.
+    pub durability: Durability,
+    /// Renders the metrics.
+    pub metrics: PrometheusHandle,
+    /// Set when the engine begins to end.
+    pub draining: std::sync::atomic::AtomicBool,
+}
+
+/// An answer with a JSON body.
+pub fn json(status: StatusCode, body: impl Into<Bytes>) -> Response {
+    let mut response = Response::new(Body::from(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    response
+}
+
+/// An answer that says what is wrong and what to do.
+pub fn problem(status: StatusCode, error: &str, hint: &str) -> Response {
+    json(status, serde_json::json!({ "error": error, "hint": hint }).to_string())
+}

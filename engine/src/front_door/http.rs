@@ -1,0 +1,268 @@
+//! `POST /v1/events`: the HTTP face of the front door.
+//!
+//! Reads bodies within the limits and words the answers. What the events are is for [`super::batch`] to say.
+
+use std::{sync::Arc, time::Instant};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::Response,
+    routing::post,
+};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+
+use super::{
+    batch::{Answer, FrontDoor},
+    decode::Encoding,
+    gate::Hold,
+    observe,
+    refusal::{RETRY_AFTER_SECONDS, Refusal},
+};
+
+/// The address of the front door's own format.
+pub const EVENTS_PATH: &str = "/v1/events";
+
+/// The front door's routes.
+pub fn routes(door: Arc<FrontDoor>) -> Router {
+    Router::new().route(EVENTS_PATH, post(events).fallback(wrong_method)).with_state(door)
+}
+
+async fn events(State(door): State<Arc<FrontDoor>>, request: Request) -> Response {
+    let started = Instant::now();
+    let response = match take(&door, request).await {
+        Ok(answer) => answered(&answer),
+        Err(refusal) => refused(&refusal),
+    };
+    observe::answered(response.status().as_u16(), started.elapsed());
+    response
+}
+
+async fn wrong_method() -> Response {
+    let started = Instant::now();
+    let mut response = refused(&Refusal::Method);
+    observe::answered(response.status().as_u16(), started.elapsed());
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+    response
+}
+
+async fn take(door: &FrontDoor, request: Request) -> Result<Answer, Refusal> {
+    let (head, body) = request.into_parts();
+    let encoding = encoding(&head.headers)?;
+    let limits = door.limits();
+    let announced = head.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|bytes| bytes > limits.body_bytes_max) {
+        return Err(Refusal::TooLarge(limits.body_bytes_max));
+    }
+    let mut hold = door.gate().enter(0)?;
+    let read = read_body(body, announced.unwrap_or(0), limits.body_bytes_max, &mut hold);
+    let body = tokio::time::timeout(limits.body_timeout, read).await;
+    let body = body.map_err(|_| Refusal::Slow(limits.body_timeout.as_secs()))??;
+    door.submit_held(body, encoding, hold).await
+}
+
+fn encoding(headers: &HeaderMap) -> Result<Encoding, Refusal> {
+    let mut found = Encoding::Identity;
+    let names = headers.get_all(header::CONTENT_ENCODING).iter().map(|v| v.to_str().unwrap_or("?"));
+    for name in names.flat_map(|v| v.split(',')) {
+        match Encoding::from_name(name).ok_or(Refusal::Encoding)? {
+            Encoding::Identity => {}
+            packed if found == Encoding::Identity => found = packed,
+            _ => return Err(Refusal::Encoding), // packed twice: nobody does that for a good reason
+        }
+    }
+    Ok(found)
+}
+
+/// Collects the body, asking the gate for each piece before it is kept. A body that came in one piece is not copied.
+async fn read_body(mut body: Body, announced: usize, limit: usize, hold: &mut Hold) -> Result<Bytes, Refusal> {
+    let mut first = Bytes::new();
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame =
+            frame.map_err(|_| Refusal::Malformed("the connection broke in the middle of the body".to_owned()))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if first.len().max(whole.len()) + data.len() > limit {
+            return Err(Refusal::TooLarge(limit));
+        }
+        hold.grow(data.len())?;
+        if whole.is_empty() && first.is_empty() {
+            first = data;
+            continue;
+        }
+        if whole.is_empty() {
+            // Only what has arrived is trusted: an announced length reserves nothing beyond a few times of it.
+            whole.reserve(announced.min(4 * (first.len() + data.len())));
+            whole.extend_from_slice(&first);
+            first.clear();
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok(if whole.is_empty() { first } else { whole.freeze() })
+}
+
+fn answered(answer: &Answer) -> Response {
+    let code = if answer.is_all_rejected() { StatusCode::BAD_REQUEST } else { StatusCode::OK };
+    json(code, answer.to_json())
+}
+
+fn refused(refusal: &Refusal) -> Response {
+    let code = StatusCode::from_u16(refusal.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = json(code, refusal.to_json());
+    if refusal.passes() {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+    }
+    if matches!(refusal, Refusal::Encoding) {
+        // RFC 9110: tells the client what would have been understood.
+        let known = HeaderValue::from_static("gzip, deflate, zstd, identity");
+        response.headers_mut().insert(HeaderName::from_static("accept-encoding"), known);
+    }
+    response
+}
+
+fn json(code: StatusCode, body: Vec<u8>) -> Response {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = code;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http_body_util::Full;
+    use hyper_util::{
+        client::legacy::{Client, connect::HttpConnector},
+        rt::TokioExecutor,
+    };
+    use keyloom_actors::{event::KeyPaths, ports::LogError, timestamp::SystemClock};
+
+    use super::*;
+    use crate::front_door::{Acceptor, Limits, decode::encode, test_log::MemoryLog};
+
+    struct Face {
+        door: Arc<FrontDoor>,
+        log: Arc<MemoryLog>,
+        client: Client<HttpConnector, Full<Bytes>>,
+        address: String,
+    }
+
+    impl Face {
+        async fn open(limits: Limits) -> Self {
+            let log = Arc::new(MemoryLog::default());
+            let acceptor = Acceptor { keys: KeyPaths::new(["k"]), partitions: 1, event_bytes_max: 1_000 };
+            let door = Arc::new(FrontDoor::new(acceptor, Arc::<MemoryLog>::clone(&log), Arc::new(SystemClock), limits));
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let address = format!("http://{}{EVENTS_PATH}", listener.local_addr().expect("bound"));
+            let routes = routes(Arc::clone(&door));
+            tokio::spawn(async move { axum::serve(listener, routes).await });
+            Self { door, log, client: Client::builder(TokioExecutor::new()).build_http(), address }
+        }
+
+        async fn send(&self, method: &str, encoding: &str, body: Vec<u8>) -> (u16, HeaderMap, serde_json::Value) {
+            let request = axum::http::Request::builder()
+                .method(method)
+                .uri(&self.address)
+                .header("content-type", "text/plain")
+                .header("content-encoding", encoding)
+                .body(Full::new(Bytes::from(body)))
+                .expect("a request");
+            let response = self.client.request(request).await.expect("an answer");
+            let (head, body) = response.into_parts();
+            let body = body.collect().await.expect("a body").to_bytes();
+            (head.status.as_u16(), head.headers, serde_json::from_slice(&body).expect("JSON"))
+        }
+
+        async fn post(&self, body: &str) -> (u16, serde_json::Value) {
+            let (code, _, answer) = self.send("POST", "identity", body.into()).await;
+            (code, answer)
+        }
+    }
+
+    #[tokio::test]
+    async fn events_are_answered_by_index() {
+        let face = Face::open(Limits::default()).await;
+        let (code, answer) =
+            face.post("{\"k\":\"u\",\"event_id\":\"1\"}\n\nnope\n{\"k\":\"u\",\"event_id\":\"1\"}").await;
+        assert_eq!((code, &answer["accepted"], &answer["duplicates"]), (200, &1.into(), &1.into()));
+        assert_eq!(answer["rejected"][0]["index"], 1);
+        assert_eq!(answer["rejected"][0]["reason"], "parse: not a JSON object: it does not begin with {");
+        let (code, answer) = face.post("[{\"k\":\"u\",\"event_id\":\"2\"},{\"k\":\"u\"}]").await;
+        assert_eq!((code, &answer["accepted"]), (200, &2.into()));
+        let (code, answer) = face.post("{\"x\":1}").await;
+        assert_eq!((code, &answer["accepted"], &answer["rejected"][0]["index"]), (400, &0.into(), &0.into()));
+        assert_eq!(face.log.records()[&0].len(), 3);
+    }
+
+    #[tokio::test]
+    async fn packed_bodies_are_unpacked_within_the_limit() {
+        let limits = Limits { body_bytes_max: 100_000, ..Limits::default() };
+        let face = Face::open(limits).await;
+        for (n, (name, encoding)) in
+            [("gzip", Encoding::Gzip), ("deflate", Encoding::Deflate), ("ZSTD", Encoding::Zstd)].into_iter().enumerate()
+        {
+            let body = format!("{{\"k\":\"u\",\"event_id\":\"{n}\"}}");
+            let (code, _, answer) = face.send("POST", name, encode(encoding, body.as_bytes())).await;
+            assert_eq!((code, &answer["accepted"]), (200, &1.into()), "{name}");
+            let bomb = encode(encoding, &vec![b' '; 1 << 20]);
+            let (code, _, answer) = face.send("POST", name, bomb).await;
+            assert_eq!(code, 413, "{name}: {answer}");
+            let (code, _, answer) = face.send("POST", name, b"{\"k\":\"u\"}".to_vec()).await;
+            assert_eq!(code, 400, "{name}: {answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn refusals_are_json_with_a_hint() {
+        let limits = Limits { body_bytes_max: 2_000, ..Limits::default() };
+        let face = Face::open(limits).await;
+        let event = b"{\"k\":\"u\"}".to_vec();
+        let cases = [
+            ("POST", "identity", Vec::new(), 400),
+            ("POST", "identity", b" \n".to_vec(), 400),
+            ("POST", "gzip", Vec::new(), 400),
+            ("POST", "identity", b"[{\"k\":\"u\"},".to_vec(), 400),
+            ("POST", "identity", vec![b' '; 3_000], 413),
+            ("POST", "br", event.clone(), 415),
+            ("POST", "gzip, gzip", event.clone(), 415),
+            ("PUT", "identity", event, 405),
+        ];
+        for (method, encoding, body, expected) in cases {
+            let (code, headers, answer) = face.send(method, encoding, body).await;
+            assert_eq!(code, expected, "{method} {encoding} {answer}");
+            assert_eq!(headers["content-type"], "application/json");
+            assert!(answer["error"].is_string() && answer["hint"].is_string(), "{answer}");
+        }
+        assert!(face.log.records().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_full_house_says_429_and_a_silent_log_503() {
+        let limits = Limits {
+            body_bytes_max: 500,
+            in_flight_bytes_max: 1_000,
+            append_timeout: Duration::from_secs(5),
+            ..Limits::default()
+        };
+        let face = Face::open(limits).await;
+        face.log.fail_next(LogError::Unavailable("no leader".into()));
+        let (code, headers, answer) = face.send("POST", "", b"{\"k\":\"u\"}".to_vec()).await;
+        assert_eq!((code, headers["retry-after"].as_bytes()), (503, &b"1"[..]), "{answer}");
+        let big = |id: u32| format!("{{\"k\":\"u\",\"event_id\":\"{id}\",\"x\":\"{}\"}}", "x".repeat(400));
+        let closed = face.log.close();
+        let (one, two) = (big(1), big(2));
+        let (first, second, third) = tokio::join!(face.post(&one), face.post(&two), async {
+            while face.door.gate().in_flight() < one.len() + two.len() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            let turned_away = face.post(&big(3)).await;
+            drop(closed);
+            turned_away
+        });
+        assert_eq!([first.0, second.0, third.0], [200, 200, 429]);
+    }
+}

@@ -1,0 +1,82 @@
+//! Why a whole request was refused: status, words, and what to do about it.
+//!
+//! Not for single events, which are rejected by index in an [`super::Answer`].
+
+/// A request that was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Nothing was sent.
+    #[error("the request body holds no event")]
+    Empty,
+    /// The body is not what it says it is.
+    #[error("{0}")]
+    Malformed(String),
+    /// The body did not arrive in time.
+    #[error("the request body did not arrive within {0} s")]
+    Slow(u64),
+    /// The body is larger than this limit, in bytes, packed or unpacked.
+    #[error("the request body has more than {0} bytes")]
+    TooLarge(usize),
+    /// The body is packed in an unknown way.
+    #[error("the content encoding is not supported")]
+    Encoding,
+    /// Another method than POST.
+    #[error("this address takes POST only")]
+    Method,
+    /// Too much is being worked on; nothing of this request was stored.
+    #[error("too many bytes of requests are in flight")]
+    Busy,
+    /// The log did not answer; the events may or may not be stored.
+    #[error("the log did not confirm the events: {0}")]
+    Unavailable(String),
+    /// A defect; nothing of this request was stored.
+    #[error("the engine failed on this request: {0}")]
+    Internal(String),
+}
+
+/// Seconds after which a client should try again, for what passes by itself.
+pub const RETRY_AFTER_SECONDS: u64 = 1;
+
+impl Refusal {
+    /// The HTTP status code.
+    pub fn code(&self) -> u16 {
+        match self {
+            Self::Empty | Self::Malformed(_) => 400,
+            Self::Method => 405,
+            Self::Slow(_) => 408,
+            Self::TooLarge(_) => 413,
+            Self::Encoding => 415,
+            Self::Busy => 429,
+            Self::Internal(_) => 500,
+            Self::Unavailable(_) => 503,
+        }
+    }
+
+    /// What the sender can do.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Empty => "send one JSON object, an array of objects, or one object per line",
+            Self::Malformed(_) => "nothing was stored; correct the body and send it again",
+            Self::Slow(_) => "nothing was stored; send smaller requests",
+            Self::TooLarge(_) => "nothing was stored; send fewer events per request",
+            Self::Encoding => "use one of gzip, deflate, zstd, identity",
+            Self::Method => "send events with POST",
+            Self::Busy => "nothing was stored; try again in a second",
+            Self::Unavailable(_) => {
+                "the outcome is unknown: send the same events with the same event ids again, repeats are absorbed; \
+                 events without an event_id may be stored twice"
+            }
+            Self::Internal(_) => "nothing was stored; please report this with the engine's log",
+        }
+    }
+
+    /// Whether it passes by itself: such answers carry a `Retry-After`.
+    pub fn passes(&self) -> bool {
+        matches!(self, Self::Busy | Self::Unavailable(_))
+    }
+
+    /// The answer's body: `{"error","hint"}`.
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::json!({ "error": self.to_string(), "hint": self.hint() }).to_string().into_bytes()
+    }
+}

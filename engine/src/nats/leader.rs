@@ -1,0 +1,287 @@
+//! What the leader of a stream answers: its extent, single stored messages; and the form of the key in a header.
+//!
+//! The answers are JSON with the message inside, so a message whose headers no client library can parse is read like
+//! any other. Not for bulk: a request of this kind costs the server several times a pulled message.
+
+use std::fmt::Write;
+
+use async_nats::{
+    HeaderName,
+    jetstream::{self, context::RequestErrorKind},
+};
+use bytes::Bytes;
+use keyloom_actors::timestamp::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::connect::chain;
+
+/// Header with the key of an event.
+pub(super) const KEY_HEADER: HeaderName = HeaderName::from_static("Keyloom-Key");
+const KEY_HEADER_TEXT: &str = "Keyloom-Key";
+
+const NO_MESSAGE_FOUND: u64 = 10_037;
+const STREAM_NOT_FOUND: u64 = 10_059;
+
+/// Which message.
+#[derive(Serialize, Default, Debug)]
+pub(super) struct Wanted<'a> {
+    #[serde(rename = "seq", skip_serializing_if = "Option::is_none")]
+    seq: Option<u64>,
+    #[serde(rename = "last_by_subj", skip_serializing_if = "Option::is_none")]
+    last_of: Option<&'a str>,
+    #[serde(rename = "next_by_subj", skip_serializing_if = "Option::is_none")]
+    next_of: Option<&'a str>,
+}
+
+impl<'a> Wanted<'a> {
+    /// The one at `seq`.
+    pub(super) fn at(seq: u64) -> Self {
+        Self { seq: Some(seq), ..Self::default() }
+    }
+
+    /// The first one at or after `seq`.
+    pub(super) fn from(seq: u64) -> Self {
+        Self { seq: Some(seq), next_of: Some(">"), ..Self::default() }
+    }
+
+    /// The newest one of `subject`.
+    pub(super) fn last_of(subject: &'a str) -> Self {
+        Self { last_of: Some(subject), ..Self::default() }
+    }
+}
+
+/// A message as the stream holds it.
+#[derive(Debug)]
+pub(super) struct StoredMessage {
+    pub(super) seq: u64,
+    pub(super) stored: Timestamp,
+    /// The header block, unparsed; empty when there is none.
+    headers: Vec<u8>,
+    pub(super) payload: Bytes,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum ReadFault {
+    /// It may be tried again.
+    Unavailable(String),
+    /// The stream does not exist.
+    NoStream,
+}
+
+/// The extent of a stream.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct StreamState {
+    /// Sequence of the oldest message still there; behind the last one when none is.
+    pub(super) first_seq: u64,
+    /// Sequence of the newest message ever stored, 0 when none was.
+    pub(super) last_seq: u64,
+    /// When the stream was made, as the server writes it.
+    pub(super) created: String,
+}
+
+#[derive(Deserialize)]
+struct InfoAnswer {
+    #[serde(default)]
+    created: String,
+    state: Option<InfoState>,
+    error: Option<Refusal>,
+}
+
+#[derive(Deserialize)]
+struct InfoState {
+    first_seq: u64,
+    last_seq: u64,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    message: Option<Found>,
+    error: Option<Refusal>,
+}
+
+#[derive(Deserialize)]
+struct Found {
+    seq: u64,
+    time: String,
+    #[serde(default, rename = "hdrs")]
+    headers: String,
+    #[serde(default, rename = "data")]
+    payload: String,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    #[serde(default)]
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+/// Reads one message of `stream` from its leader; `None` when there is none.
+pub(super) async fn read_from_leader(
+    context: &jetstream::Context,
+    stream: &str,
+    wanted: &Wanted<'_>,
+) -> Result<Option<StoredMessage>, ReadFault> {
+    match ask(context, &format!("STREAM.MSG.GET.{stream}"), wanted).await? {
+        Answer { message: Some(found), .. } => Ok(Some(found.decode().map_err(ReadFault::Unavailable)?)),
+        Answer { error: Some(Refusal { err_code: NO_MESSAGE_FOUND, .. }), .. } => Ok(None),
+        Answer { error, .. } => Err(fault(error)),
+    }
+}
+
+/// The extent of `stream`.
+pub(super) async fn stream_state(context: &jetstream::Context, stream: &str) -> Result<StreamState, ReadFault> {
+    match ask(context, &format!("STREAM.INFO.{stream}"), &()).await? {
+        InfoAnswer { state: Some(InfoState { first_seq, last_seq }), created, .. } => {
+            // A stream that never held anything says 0 or 1, depending on the server.
+            Ok(StreamState { first_seq: first_seq.max(1), last_seq, created })
+        }
+        InfoAnswer { error, .. } => Err(fault(error)),
+    }
+}
+
+async fn ask<Q, A>(context: &jetstream::Context, subject: &str, request: &Q) -> Result<A, ReadFault>
+where
+    Q: Serialize + ?Sized,
+    A: serde::de::DeserializeOwned,
+{
+    context.request(subject.to_owned(), request).await.map_err(|error| {
+        ReadFault::Unavailable(match error.kind() {
+            RequestErrorKind::NoResponders => "nobody answers jetstream requests".to_owned(),
+            _ => chain(&error),
+        })
+    })
+}
+
+fn fault(error: Option<Refusal>) -> ReadFault {
+    match error {
+        Some(Refusal { err_code: STREAM_NOT_FOUND, .. }) => ReadFault::NoStream,
+        Some(refusal) => ReadFault::Unavailable(refusal.description),
+        None => ReadFault::Unavailable("the answer makes no sense".to_owned()),
+    }
+}
+
+impl Found {
+    fn decode(self) -> Result<StoredMessage, String> {
+        let decode = |text: &str| from_base64(text.as_bytes()).ok_or("the answer is not valid base64");
+        Ok(StoredMessage {
+            seq: self.seq,
+            stored: Timestamp::parse(&self.time).ok_or("the answer has no time")?,
+            headers: decode(&self.headers)?,
+            payload: decode(&self.payload)?.into(),
+        })
+    }
+}
+
+impl StoredMessage {
+    /// The key the writer said, as far as it can be read.
+    pub(super) fn key(&self) -> Option<Bytes> {
+        self.header(KEY_HEADER_TEXT).map(key_from_header)
+    }
+
+    /// The value of header `name`; damaged lines are passed over.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.split(|b| *b == b'\n').find_map(|line| {
+            let (found, value) = std::str::from_utf8(line).ok()?.split_once(':')?;
+            (found == name).then(|| value.trim())
+        })
+    }
+}
+
+/// A key as a header value: visible ASCII as it is, every other byte and `%` as `%HH`. So no key can end the line.
+pub(super) fn key_to_header(key: &[u8]) -> String {
+    let mut value = String::with_capacity(key.len());
+    for byte in key {
+        if byte.is_ascii_graphic() && *byte != b'%' {
+            value.push(char::from(*byte));
+        } else {
+            write!(value, "%{byte:02X}").expect("writing to a string cannot fail");
+        }
+    }
+    value
+}
+
+/// The inverse of [`key_to_header`]. A `%` that begins no such code stands for itself: foreign writers may not know.
+pub(super) fn key_from_header(value: &str) -> Bytes {
+    if !value.contains('%') {
+        return Bytes::copy_from_slice(value.as_bytes());
+    }
+    let digit = |byte: Option<&u8>| byte.and_then(|b| char::from(*b).to_digit(16)).map(|d| d as u8);
+    let bytes = value.as_bytes();
+    let mut key = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        match (byte, digit(bytes.get(at + 1)), digit(bytes.get(at + 2))) {
+            (b'%', Some(high), Some(low)) => {
+                key.push(high << 4 | low);
+                at += 3;
+            }
+            _ => {
+                key.push(byte);
+                at += 1;
+            }
+        }
+    }
+    key.into()
+}
+
+/// Standard base64 with padding, as the server writes it.
+fn from_base64(text: &[u8]) -> Option<Vec<u8>> {
+    let value = |byte: u8| {
+        Some(u32::from(match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        }))
+    };
+    let digits = text.strip_suffix(b"==").or_else(|| text.strip_suffix(b"=")).unwrap_or(text);
+    if text.len() % 4 != 0 {
+        return None;
+    }
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    for group in digits.chunks(4) {
+        let word = group.iter().try_fold(0, |word, byte| Some(word << 6 | value(*byte)?))? << (6 * (4 - group.len()));
+        bytes.extend_from_slice(&word.to_be_bytes()[1..group.len()]);
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn base64_is_the_standard_one() {
+        for (text, bytes) in
+            [("", &b""[..]), ("aQ==", b"i"), ("aGk=", b"hi"), ("aGkh", b"hi!"), ("+/8A", b"\xfb\xff\0")]
+        {
+            assert_eq!(from_base64(text.as_bytes()).as_deref(), Some(bytes), "{text}");
+        }
+        for text in ["a", "aQ=", "a-==", "===="] {
+            assert_eq!(from_base64(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn foreign_percent_signs_stand_for_themselves() {
+        assert_eq!(key_from_header("100%"), "100%");
+        assert_eq!(key_from_header("%zz%4"), "%zz%4");
+        assert_eq!(key_to_header(b"user-1@x.org"), "user-1@x.org");
+    }
+
+    proptest! {
+        #[test]
+        fn keys_survive_the_header_and_cannot_break_it(key in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let value = key_to_header(&key);
+            prop_assert!(value.bytes().all(|b| b.is_ascii_graphic()));
+            prop_assert_eq!(key_from_header(&value), key);
+        }
+    }
+}

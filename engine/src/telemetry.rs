@@ -1,0 +1,49 @@
+//! Logs and metrics of the process: where they go and what they look like.
+
+use std::{io::IsTerminal, panic};
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::{EnvFilter, fmt};
+
+/// What is logged unless `KEYLOOM_LOG` says otherwise. ractor makes a span per actor at its info level, which nobody can
+/// afford with a session per user.
+const DEFAULT_FILTER: &str = "info,ractor=warn,async_nats=warn,fjall=warn,lsm_tree=warn,aws=warn,hyper=warn,h2=warn";
+
+/// Buckets of every histogram in seconds: from 50 µs to a minute.
+const SECONDS: &[f64] = &[
+    0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    30.0, 60.0,
+];
+
+/// How log lines look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Starts logging to stderr, and makes panics of handlers log lines instead of backtraces.
+pub fn start_logs(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("KEYLOOM_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    let logs = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let started = match format {
+        LogFormat::Text => logs.with_target(false).try_init(),
+        LogFormat::Json => logs.json().flatten_event(true).try_init(),
+    };
+    started.ok(); // a test, or a program around the library, may have its own
+    panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let text = panic.payload().downcast_ref::<&str>().map(|s| (*s).to_owned());
+        let text = text.or_else(|| panic.payload().downcast_ref::<String>().cloned()).unwrap_or_default();
+        tracing::error!(place, text, "panic");
+    }));
+}
+
+/// Installs the recorder behind every metric of the process; the handle renders the Prometheus text.
+pub fn start_metrics() -> anyhow::Result<PrometheusHandle> {
+    let builder = PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)?;
+    Ok(builder.install_recorder()?)
+}

@@ -1,0 +1,374 @@
+//! The sections and keys of a topology file: names, kinds of value, limits, defaults and what they are for.
+//!
+//! One table, from which reading, "did you mean", masking and the JSON schema follow. No code that reads values here.
+
+use std::time::Duration;
+
+use super::names::{self, Check};
+
+const fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+const MS_100: Duration = Duration::from_millis(100);
+const HOUR: Duration = secs(3600);
+const DAY: Duration = secs(86_400);
+const DAYS_30: Duration = secs(30 * 86_400);
+const YEARS_10: Duration = secs(3650 * 86_400);
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+
+/// The version of the file format.
+pub(super) const VERSION: u64 = 1;
+
+/// Sections that later versions will know.
+pub(super) const RESERVED: [&str; 7] = ["source", "feature", "identity", "model", "ingest", "features", "admin"];
+
+/// Kinds of value.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    /// A text.
+    Text(Check),
+    /// A list of texts, up to this many.
+    Texts(Check, usize),
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// A whole number within these limits.
+    Count(u64, u64),
+    /// A size in bytes within these limits.
+    Size(u64, u64),
+    /// A duration within these limits.
+    Time(Duration, Duration),
+    /// `true` or `false`.
+    Flag,
+    /// A path, relative to the file.
+    Path,
+    /// An IP address and a port.
+    Address,
+    /// A secret, by reference.
+    Secret,
+    /// More keys, as an inline table.
+    Keys(&'static [Key]),
+}
+
+/// One key.
+#[derive(Clone, Copy)]
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    /// What it means when absent.
+    pub(super) default: Option<&'static str>,
+    /// A value as it could stand there, without quotes.
+    pub(super) example: &'static str,
+    /// The section's `kind` that this key belongs to.
+    pub(super) only: Option<&'static str>,
+    pub(super) about: &'static str,
+}
+
+/// One section.
+pub(super) struct Section {
+    pub(super) name: &'static str,
+    pub(super) keys: &'static [Key],
+    pub(super) about: &'static str,
+}
+
+/// A key without a default.
+const fn key(name: &'static str, kind: Kind, example: &'static str, about: &'static str) -> Key {
+    Key { name, kind, default: None, example, only: None, about }
+}
+
+impl Key {
+    /// The example is the default.
+    const fn default(self) -> Self {
+        Self { default: Some(self.example), ..self }
+    }
+
+    /// Only with this `kind` of its section.
+    const fn only(self, kind: &'static str) -> Self {
+        Self { only: Some(kind), ..self }
+    }
+
+    /// `raw` as it would stand in a file.
+    pub(super) fn toml(&self, raw: &str) -> String {
+        match self.kind {
+            Kind::Count(..) | Kind::Flag | Kind::Secret | Kind::Keys(_) => raw.to_owned(),
+            Kind::Texts(..) => format!("[\"{raw}\"]"),
+            _ => format!("\"{raw}\""),
+        }
+    }
+}
+
+const RETENTION: [Key; 2] = [
+    key("age", Kind::Time(secs(1), YEARS_10), "7d", "Events older than this may go."),
+    key(
+        "bytes",
+        Kind::Size(MIB, 1024 * TIB),
+        "10GiB",
+        "The oldest events may go when a partition's log is larger than this.",
+    ),
+];
+
+const TLS: [Key; 4] = [
+    key("ca", Kind::Path, "ca.pem", "Certificates to trust beside the system's, PEM."),
+    key("cert", Kind::Path, "client.pem", "Certificate that this engine shows, PEM; together with key."),
+    key("key", Kind::Path, "client.key", "Private key of cert, PEM; not readable by everyone."),
+    key("first", Kind::Flag, "true", "Begin with the TLS handshake, before the server says anything (default: false)."),
+];
+
+const CUT: [Key; 3] = [
+    key("rows", Kind::Count(1, 100_000_000), "1_000_000", "A file is cut at this many rows ...").default(),
+    key("bytes", Kind::Size(KIB, 4 * GIB), "128MiB", "... or at about this size ...").default(),
+    key("age", Kind::Time(MS_100, DAY), "5m", "... or when its first row has waited this long, whichever comes first.")
+        .default(),
+];
+
+/// `[engine]`
+pub(super) const ENGINE: Section = Section {
+    name: "engine",
+    about: "The engine itself.",
+    keys: &[
+        key("name", Kind::Text(names::name), "keyloom", "Name in logs and in the records of who owns a partition.")
+            .default(),
+        key(
+            "partitions",
+            Kind::Count(1, 64),
+            "1",
+            "Slices of the key space, each with its own ordered log. Fixed once data exists.",
+        )
+        .default(),
+        key("data_dir", Kind::Path, "data", "Folder of the embedded log and store.").default(),
+        key("shards", Kind::Count(1, 256), "2", "Worker shards per partition (default: number of cores)."),
+        key(
+            "in_flight_max",
+            Kind::Size(MIB, 64 * GIB),
+            "128MiB",
+            "Bytes of events in flight per partition before it stops reading.",
+        )
+        .default(),
+        key("drain_limit", Kind::Time(MS_100, HOUR), "10s", "How long an orderly end may take before it is cut short.")
+            .default(),
+    ],
+};
+
+/// `[log]`
+pub(super) const LOG: Section = Section {
+    name: "log",
+    about: "Where events are stored first, in order.",
+    keys: &[
+        key("kind", Kind::Choice(&["embedded", "nats"]), "embedded", "Its home: this machine, or NATS JetStream.")
+            .default(),
+        key(
+            "fsync",
+            Kind::Choice(&["group", "never"]),
+            "group",
+            "group: an event is acknowledged after an fsync shared with others; never: for trials.",
+        )
+        .default()
+        .only("embedded"),
+        key(
+            "stream",
+            Kind::Text(names::name),
+            "raw_events",
+            "The stream; with several partitions, the first part of their names.",
+        )
+        .default()
+        .only("nats"),
+        key("subjects", Kind::Texts(names::subject, 16), "events.>", "Subjects the stream takes, with one partition.")
+            .default()
+            .only("nats"),
+        key("replicas", Kind::Count(1, 5), "1", "Servers that hold a copy.").default().only("nats"),
+        key(
+            "retention",
+            Kind::Keys(&RETENTION),
+            "{ age = \"7d\", bytes = \"10GiB\" }",
+            "How long events stay (default: age 7d; embedded also bytes 10GiB). Embedded never drops what is still needed.",
+        ),
+        key(
+            "dedupe_window",
+            Kind::Time(MS_100, DAY),
+            "2m",
+            "A repeated event id is absorbed by the log for this long.",
+        )
+        .default(),
+    ],
+};
+
+/// `[store]`
+pub(super) const STORE: Section = Section {
+    name: "store",
+    about: "Features, session state and checkpoints.",
+    keys: &[
+        key(
+            "kind",
+            Kind::Choice(&["embedded", "nats"]),
+            "embedded",
+            "Its home, the same as the log's (default: the log's).",
+        ),
+        key(
+            "bucket",
+            Kind::Text(names::name),
+            "latest_features",
+            "The key-value bucket that any NATS client may read.",
+        )
+        .default()
+        .only("nats"),
+        key("replicas", Kind::Count(1, 5), "1", "Servers that hold a copy (default: the log's).").only("nats"),
+        key("checkpoint_every", Kind::Time(MS_100, HOUR), "5s", "Time between checkpoints.").default(),
+    ],
+};
+
+/// `[lake]`
+pub(super) const LAKE: Section = Section {
+    name: "lake",
+    about: "Where table files go.",
+    keys: &[
+        key("kind", Kind::Choice(&["dir", "s3"]), "dir", "A folder, or a bucket of S3 or of a service like it.")
+            .default(),
+        key("path", Kind::Path, "lake", "The folder.").default().only("dir"),
+        key("bucket", Kind::Text(names::bucket), "lake", "The bucket; it must exist.").only("s3"),
+        key(
+            "prefix",
+            Kind::Text(names::prefix),
+            "prod",
+            "What stands before the table in object names (default: nothing).",
+        )
+        .only("s3"),
+        key("region", Kind::Text(names::filled), "eu-west-1", "Region (default: from the environment).").only("s3"),
+        key(
+            "endpoint",
+            Kind::Text(names::endpoint),
+            "http://127.0.0.1:9000",
+            "Another service than AWS (default: AWS).",
+        )
+        .only("s3"),
+        key("profile", Kind::Text(names::filled), "prod", "Profile of the shared AWS configuration.").only("s3"),
+        key(
+            "access_key",
+            Kind::Secret,
+            "{ env = \"S3_ACCESS_KEY\" }",
+            "Access key id (default: from the environment).",
+        )
+        .only("s3"),
+        key("secret_key", Kind::Secret, "{ env = \"S3_SECRET_KEY\" }", "Secret of access_key.").only("s3"),
+        key("session_token", Kind::Secret, "{ env = \"S3_SESSION_TOKEN\" }", "Session token of access_key.").only("s3"),
+    ],
+};
+
+/// `[nats]`
+pub(super) const NATS: Section = Section {
+    name: "nats",
+    about: "The NATS server that log and store use. One way to authenticate: token, user and password, nkey or creds.",
+    keys: &[
+        key(
+            "url",
+            Kind::Text(names::nats_url),
+            "nats://127.0.0.1:4222",
+            "One server; the others of its cluster are learned from it.",
+        )
+        .default(),
+        key("token", Kind::Secret, "{ env = \"NATS_TOKEN\" }", "Token."),
+        key("user", Kind::Text(names::filled), "keyloom", "User, together with password."),
+        key("password", Kind::Secret, "{ env = \"NATS_PASSWORD\" }", "Password of user."),
+        key("nkey", Kind::Secret, "{ file = \"keyloom.nk\" }", "Seed of an NKey user."),
+        key("creds", Kind::Secret, "{ file = \"nats.creds\" }", "A credentials file."),
+        key("tls", Kind::Keys(&TLS), "{ ca = \"ca.pem\" }", "Encryption beyond what tls:// in url asks for."),
+    ],
+};
+
+/// `[http]`
+pub(super) const HTTP: Section = Section {
+    name: "http",
+    about: "Front door, feature API, admin pages and metrics.",
+    keys: &[
+        key("listen", Kind::Address, "127.0.0.1:8080", "Address and port, on loopback.").default(),
+        key("body_max", Kind::Size(KIB, GIB), "8MiB", "Largest request, after decompression.").default(),
+        key("event_max", Kind::Size(KIB, 64 * MIB), "256KiB", "Largest event.").default(),
+        key("events_max", Kind::Count(1, 1_000_000), "10_000", "Most events in one request.").default(),
+    ],
+};
+
+/// `[sessions]`
+pub(super) const SESSIONS: Section = Section {
+    name: "sessions",
+    about: "One session for each key.",
+    keys: &[
+        key(
+            "key",
+            Kind::Texts(names::key_path, 8),
+            "domain_userid",
+            "Where the key of an event is found; paths tried in order.",
+        )
+        .default(),
+        key("handler", Kind::Text(names::filled), "session-features", "The handler that every session runs.").default(),
+        key(
+            "resident_max",
+            Kind::Count(1, 100_000_000),
+            "100_000",
+            "Sessions in memory per partition; the least recently used leave first.",
+        )
+        .default(),
+        key(
+            "idle_after",
+            Kind::Time(MS_100, DAYS_30),
+            "15m",
+            "A session without events leaves memory after this long.",
+        )
+        .default(),
+        key("attempts", Kind::Count(1, 100), "3", "How often an event is tried before it is dead-lettered.").default(),
+    ],
+};
+
+/// `[table.NAME]`
+pub(super) const TABLE: Section = Section {
+    name: "table",
+    about: "A table of the lake. Without any [table.NAME] there is one, raw_events, from the events.",
+    keys: &[
+        key("from", Kind::Choice(&["events"]), "events", "Where its rows come from: every event of the log.").default(),
+        key(
+            "handler",
+            Kind::Text(names::filled),
+            "session-features",
+            "Rows that this handler emits: comes in a later version.",
+        ),
+        key(
+            "cut",
+            Kind::Keys(&CUT),
+            "{ rows = 1_000_000, bytes = \"128MiB\", age = \"5m\" }",
+            "When a file is finished.",
+        ),
+    ],
+};
+
+/// The sections whose keys are fixed and that appear once.
+pub(super) const SECTIONS: [&Section; 7] = [&ENGINE, &LOG, &STORE, &LAKE, &NATS, &HTTP, &SESSIONS];
+
+/// Sections that appear once for each name below them.
+pub(super) const NAMED_SECTIONS: [&str; 2] = ["handler", "table"];
+
+/// Every word that may stand at the top of the file.
+pub(super) fn top_names() -> impl Iterator<Item = &'static str> {
+    ["version"].into_iter().chain(SECTIONS.iter().map(|s| s.name)).chain(NAMED_SECTIONS)
+}
+
+/// All keys of all sections, those inside inline tables included.
+fn all() -> impl Iterator<Item = Key> {
+    let keys = SECTIONS.into_iter().chain([&TABLE]).flat_map(|s| s.keys.iter().copied());
+    keys.chain(RETENTION).chain(TLS).chain(CUT)
+}
+
+/// Keys whose values are secrets.
+pub(super) fn secret_names() -> impl Iterator<Item = &'static str> {
+    all().filter(|k| matches!(k.kind, Kind::Secret)).map(|k| k.name)
+}
+
+/// Names that are known in a section and no secrets. In sections that have secrets only their own names count: what is
+/// harmless elsewhere may be a secret under a wrong name there.
+pub(super) fn plain_names(section: &str) -> Box<dyn Iterator<Item = &'static str>> {
+    let keys: Box<dyn Iterator<Item = Key>> = match section {
+        "nats" => Box::new(NATS.keys.iter().copied().chain(TLS)),
+        "lake" => Box::new(LAKE.keys.iter().copied()),
+        _ => Box::new(all()),
+    };
+    Box::new(keys.filter(|k| !matches!(k.kind, Kind::Secret)).map(|k| k.name).chain(top_names()).chain(["env", "file"]))
+}

@@ -1,0 +1,243 @@
+//! What single texts of a topology must look like: names, NATS subjects, addresses, buckets.
+//!
+//! Pure. Each check looks at one text; what must hold between keys is in `check.rs`.
+
+/// Longest name of an engine, stream or bucket in NATS, in bytes.
+pub(super) const NAME_BYTES_MAX: usize = 64;
+
+/// Longest subject, in bytes.
+const SUBJECT_BYTES_MAX: usize = 256;
+
+/// What is wrong with a text, and what to do about it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Wrong {
+    pub(super) what: String,
+    pub(super) help: String,
+}
+
+impl Wrong {
+    pub(super) fn new(what: impl Into<String>, help: impl Into<String>) -> Self {
+        Self { what: what.into(), help: help.into() }
+    }
+}
+
+/// A check of one text.
+pub(super) type Check = fn(&str) -> Result<(), Wrong>;
+
+pub(super) fn filled(text: &str) -> Result<(), Wrong> {
+    if text.trim().is_empty() { Err(Wrong::new("is empty", "give a value, or remove the line")) } else { Ok(()) }
+}
+
+pub(super) fn name(text: &str) -> Result<(), Wrong> {
+    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    if plain && (1..=NAME_BYTES_MAX).contains(&text.len()) {
+        return Ok(());
+    }
+    let what = format!("{} is not a valid name", super::problems::quoted(text));
+    Err(Wrong::new(what, format!("use 1 to {NAME_BYTES_MAX} letters, digits, - and _")))
+}
+
+pub(super) fn table_name(text: &str) -> Result<(), Wrong> {
+    let plain = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+    if plain && text.len() <= NAME_BYTES_MAX && text.starts_with(|c: char| c.is_ascii_lowercase()) {
+        return Ok(());
+    }
+    let what = format!("{} is not a valid table name", super::problems::quoted(text));
+    Err(Wrong::new(what, format!("use up to {NAME_BYTES_MAX} of a-z, 0-9 and _, beginning with a letter")))
+}
+
+/// A field name, or a path such as `user.id`, where the key of an event is found.
+pub(super) fn key_path(text: &str) -> Result<(), Wrong> {
+    if text.split('.').all(|part| !part.is_empty() && part.trim() == part) {
+        return Ok(());
+    }
+    let what = format!("{} is not a path to a field", super::problems::quoted(text));
+    Err(Wrong::new(what, "write a field name, or names joined by dots for a field inside another: \"user.id\""))
+}
+
+/// A subject, perhaps with wildcards, that a stream may take.
+pub(super) fn subject(text: &str) -> Result<(), Wrong> {
+    let wrong = |what: &str, help: &str| Err(Wrong::new(format!("{} {what}", super::problems::quoted(text)), help));
+    let plain = |b: u8| b.is_ascii_graphic() || !b.is_ascii();
+    if text.is_empty() || text.len() > SUBJECT_BYTES_MAX || !text.bytes().all(plain) {
+        return wrong("is not a NATS subject", "use tokens joined by dots, without blanks, such as \"events.>\"");
+    }
+    let tokens: Vec<&str> = text.split('.').collect();
+    for (i, token) in tokens.iter().enumerate() {
+        if token.is_empty() {
+            return wrong("is not a NATS subject: it has an empty token", "remove the extra dot");
+        }
+        if *token == ">" && i + 1 < tokens.len() {
+            return wrong("is not a NATS subject: > stands at the end only", "use * for one token in the middle");
+        }
+        if token.len() > 1 && token.contains(['*', '>']) {
+            return wrong("is not a NATS subject: * and > are whole tokens", "put a dot around the wildcard");
+        }
+    }
+    match tokens[0] {
+        "*" | ">" => wrong("would take subjects of the engine and of NATS itself", "begin with a word: \"events.>\""),
+        "keyloom" => wrong("is reserved for the engine", "choose another first word, such as \"events.>\""),
+        first if first.starts_with('$') => wrong("is reserved for NATS", "choose a first word without $"),
+        _ => Ok(()),
+    }
+}
+
+/// Whether some subject matches both patterns.
+pub(super) fn subjects_overlap(a: &str, b: &str) -> bool {
+    let (mut a, mut b) = (a.split('.'), b.split('.'));
+    loop {
+        match (a.next(), b.next()) {
+            (Some(">"), Some(_)) | (Some(_), Some(">")) | (None, None) => return true,
+            (Some(x), Some(y)) if x == y || x == "*" || y == "*" => {}
+            _ => return false,
+        }
+    }
+}
+
+/// `nats://host:port` or `tls://host:port`: one server, no credentials.
+pub(super) fn nats_url(text: &str) -> Result<(), Wrong> {
+    let example = "write \"nats://host:4222\", or \"tls://host:4222\" for an encrypted connection";
+    let Some(rest) = text.strip_prefix("nats://").or_else(|| text.strip_prefix("tls://")) else {
+        return Err(Wrong::new("the address must begin with nats:// or tls://", example));
+    };
+    if rest.contains('@') {
+        let help = "remove what stands before the @ and add token, or user and password, by reference: \
+                    password = { env = \"NATS_PASSWORD\" }";
+        return Err(Wrong::new("credentials do not belong into the url", help));
+    }
+    if rest.contains(',') {
+        return Err(Wrong::new("more than one server", "name one; the others of its cluster are learned from it"));
+    }
+    host_and_port(rest.strip_suffix('/').unwrap_or(rest))
+        .ok_or_else(|| Wrong::new("is not the address of a server", example))
+}
+
+/// `http://host:port` of a service that speaks S3.
+pub(super) fn endpoint(text: &str) -> Result<(), Wrong> {
+    let example = "write \"http://127.0.0.1:9000\" or \"https://s3.example.com\"";
+    let Some(rest) = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")) else {
+        return Err(Wrong::new("the address must begin with http:// or https://", example));
+    };
+    if rest.contains('@') {
+        let help = "remove what stands before the @ and add access_key and secret_key by reference";
+        return Err(Wrong::new("credentials do not belong into the endpoint", help));
+    }
+    host_and_port(rest.strip_suffix('/').unwrap_or(rest))
+        .ok_or_else(|| Wrong::new("is not the address of a server", example))
+}
+
+fn host_and_port(text: &str) -> Option<()> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (address, rest) = rest.split_once(']')?;
+            address.parse::<std::net::Ipv6Addr>().ok()?;
+            (address, rest.strip_prefix(':').or(rest.is_empty().then_some("1"))?)
+        }
+        None => text.split_once(':').unwrap_or((text, "1")),
+    };
+    let host_is_plain = host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:".contains(&b));
+    (host_is_plain && !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0)).then_some(())
+}
+
+/// The name of an S3 bucket.
+pub(super) fn bucket(text: &str) -> Result<(), Wrong> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
+    let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let ends = edge(text.bytes().next()) && edge(text.bytes().last());
+    if (3..=63).contains(&text.len()) && text.bytes().all(plain) && ends && !text.contains("..") {
+        return Ok(());
+    }
+    let what = format!("{} is not the name of a bucket", super::problems::quoted(text));
+    Err(Wrong::new(what, "S3 allows 3 to 63 of a-z, 0-9, - and ., beginning and ending with a letter or digit"))
+}
+
+/// What stands before the table in the name of every lake object; may be empty.
+pub(super) fn prefix(text: &str) -> Result<(), Wrong> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.=".contains(&b);
+    let good = |part: &str| !part.is_empty() && part != "." && part != ".." && part.bytes().all(plain);
+    if text.is_empty() || (text.len() <= SUBJECT_BYTES_MAX && text.split('/').all(good)) {
+        return Ok(());
+    }
+    let what = format!("{} is not a prefix", super::problems::quoted(text));
+    Err(Wrong::new(
+        what,
+        "use letters, digits, - _ . and =, with single slashes between, none at the ends: \"prod/clicks\"",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn subjects_are_checked() {
+        for good in ["events.>", "events", "a.*.b", "clicks.eu.>", "événements.>"] {
+            assert_eq!(subject(good), Ok(()), "{good}");
+        }
+        for bad in ["", ".", "a..b", "a.>.b", "a b", "a.b*", ">", "*.a", "$JS.API", "keyloom.x", "a.", "a\tb", "x>"] {
+            assert!(subject(bad).is_err(), "{bad}");
+        }
+        assert!(subjects_overlap("events.>", "events.http"));
+        assert!(subjects_overlap("events.*", "*.http"));
+        assert!(!subjects_overlap("events.>", "events"));
+        assert!(!subjects_overlap("events.a", "events.a.b"));
+    }
+
+    #[test]
+    fn addresses_are_checked() {
+        for good in
+            ["nats://127.0.0.1:4222", "tls://nats.example.com", "nats://[::1]:4222", "nats://n-1/", "tls://[::1]"]
+        {
+            assert_eq!(nats_url(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "",
+            "127.0.0.1",
+            "http://x",
+            "nats://",
+            "nats://x:y",
+            "nats://u:p@x",
+            "nats://a,nats://b",
+            "nats://x/y",
+            "nats://[x]:1",
+        ] {
+            assert!(nats_url(bad).is_err(), "{bad}");
+        }
+        assert_eq!(endpoint("http://127.0.0.1:9000"), Ok(()));
+        assert!(endpoint("127.0.0.1:9000").is_err());
+    }
+
+    #[test]
+    fn names_of_lake_things_are_checked() {
+        for good in ["lake", "my-lake.prod", "123"] {
+            assert_eq!(bucket(good), Ok(()), "{good}");
+        }
+        for bad in ["", "ab", "Lake", "-lake", "lake-", "la..ke", "s3://lake", "lake/x"] {
+            assert!(bucket(bad).is_err(), "{bad}");
+        }
+        for good in ["", "prod", "a/b=c/d.e"] {
+            assert_eq!(prefix(good), Ok(()), "{good}");
+        }
+        for bad in ["/prod", "prod/", "a//b", "../x", "a b"] {
+            assert!(prefix(bad).is_err(), "{bad}");
+        }
+        assert!(table_name("raw_events").is_ok() && table_name("9x").is_err() && table_name("Raw").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn overlap_is_symmetric_and_holds_for_equals(a in "([ab*]\\.){0,3}[ab*>]", b in "([ab*]\\.){0,3}[ab*>]") {
+            prop_assert_eq!(subjects_overlap(&a, &b), subjects_overlap(&b, &a));
+            prop_assert!(subjects_overlap(&a, &a));
+        }
+
+        #[test]
+        fn no_text_breaks_a_check(text in "\\PC{0,40}") {
+            for check in [name, table_name, key_path, subject, nats_url, endpoint, bucket, prefix, filled] {
+                prop_assert!(check(&text).is_ok() || check(&text).is_err_and(|w| !w.what.is_empty() && !w.help.is_empty()));
+            }
+        }
+    }
+}

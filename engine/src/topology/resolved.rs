@@ -1,0 +1,256 @@
+//! A topology as the rest of the engine sees it: checked, complete, units and paths and secrets resolved.
+//!
+//! Only values. No defaults and no limits here, see `keys.rs`.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+
+use super::Secret;
+
+/// A whole topology.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Topology {
+    /// The file it came from.
+    pub path: PathBuf,
+    /// `[engine]`
+    pub engine: Engine,
+    /// `[log]`
+    pub log: Log,
+    /// `[store]`
+    pub store: Store,
+    /// `[lake]`
+    pub lake: Lake,
+    /// `[nats]`; present exactly when the log and the store live there.
+    pub nats: Option<Nats>,
+    /// `[http]`
+    pub http: Http,
+    /// `[sessions]`
+    pub sessions: Sessions,
+    /// `[handler.NAME]`: the configuration of each handler by name, as given.
+    pub handlers: BTreeMap<String, serde_json::Value>,
+    /// `[table.NAME]` by name.
+    pub tables: BTreeMap<String, Table>,
+}
+
+impl Topology {
+    /// The configuration of the handler that sessions run; an empty object when the file gives none.
+    pub fn handler_config(&self) -> serde_json::Value {
+        self.handlers.get(&self.sessions.handler).cloned().unwrap_or_else(|| serde_json::json!({}))
+    }
+}
+
+/// The engine itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Engine {
+    /// Its name in logs and ownership records.
+    pub name: String,
+    /// Partitions of the key space, 1 to 64.
+    pub partitions: u32,
+    /// Folder of the embedded homes.
+    pub data_dir: PathBuf,
+    /// Worker shards per partition; `None`: as many as there are cores.
+    pub shards: Option<u32>,
+    /// Bytes of events in flight per partition.
+    pub in_flight_max: u64,
+    /// How long an orderly end may take.
+    pub drain_limit: Duration,
+}
+
+/// How long a log keeps events. `None` is no limit of that kind; at least one is given.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Retention {
+    /// By age.
+    pub age: Option<Duration>,
+    /// By size of one partition's log, in bytes.
+    pub bytes: Option<u64>,
+}
+
+/// When the embedded log tells the disk to be sure.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fsync {
+    /// Before an event is acknowledged, together with others.
+    Group,
+    /// Never: for trials.
+    Never,
+}
+
+/// Where events are stored first.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Log {
+    /// On this machine.
+    Embedded {
+        /// Fsync policy.
+        fsync: Fsync,
+        /// How long events stay.
+        retention: Retention,
+        /// How long the log itself absorbs repeats.
+        dedupe_window: Duration,
+    },
+    /// In JetStream.
+    Nats {
+        /// The stream; with several partitions `<stream>_<p>`.
+        stream: String,
+        /// What it takes, with one partition.
+        subjects: Vec<String>,
+        /// Copies, 1 to 5.
+        replicas: u8,
+        /// How long events stay.
+        retention: Retention,
+        /// How long the log itself absorbs repeats.
+        dedupe_window: Duration,
+    },
+}
+
+/// Where features, state and checkpoints live.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Store {
+    /// Its home.
+    pub home: StoreHome,
+    /// Time between checkpoints.
+    pub checkpoint_every: Duration,
+}
+
+/// The home of a store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StoreHome {
+    /// On this machine.
+    Embedded,
+    /// In the stream behind a key-value bucket.
+    Nats {
+        /// The bucket.
+        bucket: String,
+        /// Copies, 1 to 5.
+        replicas: u8,
+    },
+}
+
+/// Where table files go.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Lake {
+    /// A folder.
+    Dir {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// A bucket.
+    S3(S3),
+}
+
+/// A bucket of S3 or of a service like it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct S3 {
+    /// The bucket.
+    pub bucket: String,
+    /// What stands before the table in object names, without slashes at the ends; may be empty.
+    pub prefix: String,
+    /// Region; `None`: from the environment.
+    pub region: Option<String>,
+    /// Another service than AWS.
+    pub endpoint: Option<String>,
+    /// Profile of the shared AWS configuration.
+    pub profile: Option<String>,
+    /// Access key id; `None`: credentials come from the environment.
+    pub access_key: Option<Secret>,
+    /// Secret of `access_key`; present with it.
+    pub secret_key: Option<Secret>,
+    /// Session token of `access_key`.
+    pub session_token: Option<Secret>,
+}
+
+/// A NATS server.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Nats {
+    /// `nats://host:port` or `tls://host:port`, without credentials.
+    pub url: String,
+    /// How to authenticate.
+    pub auth: NatsAuth,
+    /// TLS beyond what the url says.
+    pub tls: Option<NatsTls>,
+}
+
+/// How to authenticate with NATS.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NatsAuth {
+    /// Not at all.
+    None,
+    /// With a token.
+    Token(Secret),
+    /// With user and password.
+    User {
+        /// The user.
+        user: String,
+        /// The password.
+        password: Secret,
+    },
+    /// With the seed of an NKey.
+    Nkey(Secret),
+    /// With the contents of a credentials file.
+    Creds(Secret),
+}
+
+/// TLS with NATS.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NatsTls {
+    /// Certificates to trust beside the system's.
+    pub ca: Option<PathBuf>,
+    /// The engine's certificate; present with `key`.
+    pub cert: Option<PathBuf>,
+    /// The private key of `cert`.
+    pub key: Option<PathBuf>,
+    /// Handshake before the server's greeting.
+    pub first: bool,
+}
+
+/// The HTTP faces.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Http {
+    /// Address, on loopback.
+    pub listen: SocketAddr,
+    /// Largest request in bytes, after decompression.
+    pub body_max: u64,
+    /// Largest event in bytes.
+    pub event_max: u64,
+    /// Most events in one request.
+    pub events_max: u64,
+}
+
+/// Sessions.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sessions {
+    /// Paths to the key of an event, tried in order.
+    pub key: Vec<String>,
+    /// The handler, by name.
+    pub handler: String,
+    /// Sessions in memory per partition.
+    pub resident_max: u64,
+    /// Idle sessions leave memory after this long.
+    pub idle_after: Duration,
+    /// Tries of one event before it is dead-lettered.
+    pub attempts: u32,
+}
+
+/// A table of the lake.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Table {
+    /// Where its rows come from.
+    pub from: TableFrom,
+    /// When a file is finished.
+    pub cut: Cut,
+}
+
+/// Where the rows of a table come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TableFrom {
+    /// One row for each event of the log.
+    Events,
+}
+
+/// A file of a table is finished when the first of these is reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cut {
+    /// Rows.
+    pub rows: u64,
+    /// Size, in bytes.
+    pub bytes: u64,
+    /// Age of the oldest row.
+    pub age: Duration,
+}

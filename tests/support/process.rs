@@ -1,0 +1,95 @@
+//! A process that a test started: its output in files, its end certain.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use super::wait_for;
+
+/// How much of a log is shown when something fails.
+const SHOWN_BYTES: usize = 8 * 1024;
+
+/// A running process. Killed by its id when dropped.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    stdout: PathBuf,
+    stderr: PathBuf,
+}
+
+impl Process {
+    /// Starts `command`; its output goes to `<name>.out` and `<name>.err` in `folder`, replacing earlier ones.
+    pub fn start(name: &str, folder: &Path, command: &mut Command) -> Self {
+        let (stdout, stderr) = (folder.join(format!("{name}.out")), folder.join(format!("{name}.err")));
+        let file = |path: &Path| File::create(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        command.stdin(Stdio::null()).stdout(file(&stdout)).stderr(file(&stderr));
+        let child = command.spawn().unwrap_or_else(|e| panic!("{name}: cannot start {command:?}: {e}"));
+        Self { name: name.to_owned(), child, stdout, stderr }
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child of this process")
+    }
+
+    /// Sends a signal, by name: `TERM`, `STOP`, `CONT`.
+    pub fn signal(&self, signal: &str) {
+        let done = Command::new("kill").arg(format!("-{signal}")).arg(self.id().to_string()).status();
+        assert!(done.is_ok_and(|status| status.success()), "kill -{signal} {} ({})", self.id(), self.name);
+    }
+
+    /// kill -9, and gone when this returns.
+    pub fn kill(&mut self) {
+        // An error means that it has ended already.
+        drop(self.child.kill());
+        self.child.wait().expect("a child of this process");
+    }
+
+    /// Waits for its end and answers with the exit code; `-1` when a signal ended it.
+    pub fn wait(&mut self, patience: Duration) -> i32 {
+        let what = format!("the end of {}", self.name);
+        let status = wait_for(&what, patience, || self.ended().ok_or_else(|| "still running".to_owned()));
+        status.code().unwrap_or(-1)
+    }
+
+    /// What it wrote to standard output so far.
+    pub fn stdout(&self) -> String {
+        read(&self.stdout)
+    }
+
+    /// What it wrote to standard error so far.
+    pub fn stderr(&self) -> String {
+        read(&self.stderr)
+    }
+
+    /// The end of both, for a failing test.
+    pub fn output(&self) -> String {
+        let end = |text: String| {
+            let start = (text.len().saturating_sub(SHOWN_BYTES)..=text.len()).find(|at| text.is_char_boundary(*at));
+            text[start.unwrap_or(0)..].to_owned()
+        };
+        format!("--- {} stdout\n{}\n--- stderr\n{}", self.name, end(self.stdout()), end(self.stderr()))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.output());
+        }
+        self.kill();
+    }
+}
+
+fn read(path: &Path) -> String {
+    String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
+}

@@ -1,0 +1,153 @@
+//! Real servers on loopback: NATS, an S3 stand-in (moto), Prometheus. Each ends with the value that stands for it.
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::Path,
+    process::Command,
+    sync::atomic::{AtomicU16, Ordering},
+    time::Duration,
+};
+
+use super::{http, process::Process, tool, wait_for};
+
+/// How long a server may take to start; moto imports a lot of Python.
+const START_MAX: Duration = Duration::from_secs(60);
+/// Ports are taken from here, below the range that outgoing connections use, so that nothing else takes one meanwhile.
+const PORT_FIRST: u16 = 20_000;
+const PORTS: u16 = 10_000;
+/// Access keys that moto accepts unless it is told to check them.
+pub const S3_ACCESS_KEY: &str = "keyloom-test";
+/// Their secret.
+pub const S3_SECRET_KEY: &str = "keyloom-test-secret";
+
+/// A port that nothing listens on. Each call answers with another one.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Test programs run side by side: each begins somewhere else.
+    let begin = (std::process::id().wrapping_mul(61) % u32::from(PORTS)) as u16;
+    (0..PORTS)
+        .map(|_| PORT_FIRST + (begin + NEXT.fetch_add(1, Ordering::Relaxed) % PORTS) % PORTS)
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port")
+}
+
+/// nats-server with JetStream.
+#[derive(Debug)]
+pub struct Nats {
+    /// The process.
+    pub process: Process,
+    /// Where clients connect.
+    pub port: u16,
+}
+
+impl Nats {
+    /// Starts one with its data in `folder`; `settings` are added to its configuration, for instance a token.
+    pub fn start(folder: &Path, settings: &str) -> Self {
+        let (port, monitor) = (free_port(), free_port());
+        let store = folder.join("nats");
+        let text = format!(
+            "listen: \"127.0.0.1:{port}\"\nhttp: \"127.0.0.1:{monitor}\"\n\
+             jetstream {{ store_dir: \"{}\" }}\n{settings}\n",
+            store.display()
+        );
+        let config = folder.join("nats.conf");
+        fs::write(&config, text).expect("the test's folder is writable");
+        let mut command = Command::new(tool("KEYLOOM_NATS_SERVER"));
+        let mut process = Process::start("nats-server", folder, command.arg("-c").arg(&config));
+        wait_started(&mut process, monitor, "/healthz");
+        Self { process, port }
+    }
+
+    /// Its address as a topology has it.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+}
+
+/// moto, as S3.
+#[derive(Debug)]
+pub struct S3 {
+    /// The process.
+    pub process: Process,
+    /// Where it answers.
+    pub port: u16,
+}
+
+impl S3 {
+    /// Starts one that has `buckets`. With `check_keys` it then refuses every access key, because it knows none.
+    pub fn start(folder: &Path, buckets: &[&str], check_keys: bool) -> Self {
+        let port = free_port();
+        let mut command = Command::new(tool("KEYLOOM_MOTO_SERVER"));
+        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+        if check_keys {
+            command.env("INITIAL_NO_AUTH_ACTION_COUNT", buckets.len().to_string());
+        }
+        let mut process = Process::start("moto", folder, &mut command);
+        wait_started(&mut process, port, "/moto-api/");
+        for bucket in buckets {
+            let made = http::request(port, "PUT", &format!("/{bucket}"), &[], b"").expect("moto answers");
+            assert_eq!(made.status, 200, "bucket {bucket}: {}", made.body);
+        }
+        Self { process, port }
+    }
+
+    /// Its address as a topology has it.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+}
+
+/// Prometheus, scraping one target every second.
+#[derive(Debug)]
+pub struct Prometheus {
+    /// The process.
+    pub process: Process,
+    /// Where it answers.
+    pub port: u16,
+}
+
+impl Prometheus {
+    /// Starts one that scrapes `/metrics` on `target`.
+    pub fn start(folder: &Path, target: u16) -> Self {
+        let port = free_port();
+        let config = folder.join("prometheus.yml");
+        let text = format!(
+            "global: {{ scrape_interval: 1s, scrape_timeout: 1s }}\n\
+             scrape_configs: [ {{ job_name: keyloom, static_configs: [ {{ targets: [\"127.0.0.1:{target}\"] }} ] }} ]\n"
+        );
+        fs::write(&config, text).expect("the test's folder is writable");
+        let mut command = Command::new(tool("KEYLOOM_PROMETHEUS"));
+        command
+            .arg(format!("--config.file={}", config.display()))
+            .arg(format!("--storage.tsdb.path={}", folder.join("prometheus").display()))
+            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+            .current_dir(folder);
+        let mut process = Process::start("prometheus", folder, &mut command);
+        wait_started(&mut process, port, "/-/ready");
+        Self { process, port }
+    }
+
+    /// The value of a query that answers with one series; `None` while it answers with none.
+    pub fn value(&self, query: &str) -> Result<Option<f64>, String> {
+        let form = format!("query={}", http::percent_encode(query));
+        let answer = http::post(self.port, "/api/v1/query", "application/x-www-form-urlencoded", form.as_bytes())
+            .map_err(|e| format!("prometheus: {e}"))?;
+        let json = answer.json();
+        let result = json["data"]["result"].as_array().ok_or_else(|| format!("prometheus: {}", answer.body))?;
+        Ok(result.first().and_then(|series| series["value"][1].as_str()).and_then(|value| value.parse().ok()))
+    }
+}
+
+fn wait_started(process: &mut Process, port: u16, path: &str) {
+    wait_for(&format!("the start of a server ({path})"), START_MAX, || {
+        if let Some(status) = process.ended() {
+            panic!("it ended with {status} instead:\n{}", process.output());
+        }
+        match http::get(port, path) {
+            Ok(answer) if answer.status == 200 => Ok(()),
+            Ok(answer) => Err(format!("status {}", answer.status)),
+            Err(error) => Err(error.to_string()),
+        }
+    });
+}

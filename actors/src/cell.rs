@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use crate::{
     counts::Counts,
-    dead_letter::{DeadLetter, PAYLOAD_BYTES_MAX, Reason},
+    dead_letter::{DeadLetter, Reason},
     event::QueuedEvent,
     handler::{Fault, LogicFactory, StateError},
     key::Key,
@@ -228,16 +228,7 @@ impl Cell {
         let view = event.get();
         let e = view.event();
         core.skip(e.seq);
-        self.dead.push(DeadLetter {
-            seq: e.seq,
-            key: self.key.as_str().to_owned(),
-            reason,
-            error,
-            attempts: self.attempts.get(&e.seq).copied().unwrap_or(0),
-            stored: e.stored,
-            payload: e.payload.slice(..e.payload.len().min(PAYLOAD_BYTES_MAX)),
-            payload_bytes: e.payload.len() as u64,
-        });
+        self.dead.push(DeadLetter::of(e, reason, error, self.attempts.get(&e.seq).copied().unwrap_or(0)));
         End::Dead(reason)
     }
 
@@ -447,20 +438,8 @@ impl Cell {
 
     /// Gives up everything that waits, without a state: the stored one cannot be read. Returns the dead letters.
     pub fn abandon(&mut self, error: &str) -> Vec<DeadLetter> {
-        let letters = self.inbox.drain(..).map(|event| {
-            let view = event.get();
-            let e = view.event();
-            DeadLetter {
-                seq: e.seq,
-                key: self.key.as_str().to_owned(),
-                reason: Reason::Error,
-                error: error.to_owned(),
-                attempts: 0,
-                stored: e.stored,
-                payload: e.payload.slice(..e.payload.len().min(PAYLOAD_BYTES_MAX)),
-                payload_bytes: e.payload.len() as u64,
-            }
-        });
+        let letters = self.inbox.drain(..);
+        let letters = letters.map(|event| DeadLetter::of(event.get().event(), Reason::Error, error.to_owned(), 0));
         letters.collect()
     }
 }

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::timestamp::Timestamp;
+use crate::{event::Event, timestamp::Timestamp};
 
 /// Longest payload that a dead letter keeps; the rest is cut and said to be.
 pub const PAYLOAD_BYTES_MAX: usize = 256 * 1024;
@@ -93,4 +93,21 @@ pub struct DeadLetter {
     pub payload: Bytes,
     /// The event's full length in bytes.
     pub payload_bytes: u64,
+}
+
+impl DeadLetter {
+    /// `event` is given up after `attempts`.
+    pub fn of(event: &Event, reason: Reason, error: String, attempts: u32) -> Self {
+        let (payload, payload_bytes) = event.payload(PAYLOAD_BYTES_MAX);
+        Self {
+            seq: event.seq,
+            key: event.key.to_string(),
+            reason,
+            error,
+            attempts,
+            stored: event.stored,
+            payload,
+            payload_bytes,
+        }
+    }
 }

@@ -5,12 +5,14 @@
 use std::{borrow::Cow, ops::Range, sync::Arc};
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use crate::{
     credit::CreditGuard,
     dead_letter::Reason,
     fields::{self, Field, FieldId, Value},
+    handler::Fault,
     key::{self, Key},
     ports::LogRecord,
     timestamp::{DAY, Timestamp},
@@ -34,13 +36,24 @@ pub struct Event {
     pub id_hash: Option<u64>,
     /// Hash of its key, see [`key::shard_of`].
     pub key_hash: u64,
-    /// The key's bytes; valid UTF-8 unless the event is refused.
-    pub key: Bytes,
-    /// The event as JSON.
-    pub payload: Bytes,
-    /// Why it cannot be processed, if so: reason and explanation.
-    pub refused: Option<Box<(Reason, String)>>,
+    /// The key; empty when the event is refused for the lack of one.
+    pub key: ByteString,
+    /// The event as JSON; empty when it is refused because it is no text at all.
+    pub text: ByteString,
+    /// Why it cannot be processed, if so.
+    pub refused: Option<Box<Refused>>,
     fields: Range<u32>,
+}
+
+/// Why an event cannot be processed.
+#[derive(Debug, Clone)]
+pub struct Refused {
+    /// The kind of reason.
+    pub reason: Reason,
+    /// In words.
+    pub text: String,
+    /// What was sent.
+    pub payload: Bytes,
 }
 
 /// Events of one partition, in the order of its log.
@@ -93,7 +106,7 @@ impl KeyPaths {
     }
 
     /// The first path that leads to a usable key, or what is wrong with the event.
-    pub fn find<'a>(&self, fields: &[Field], payload: &'a [u8]) -> Result<Cow<'a, str>, String> {
+    pub fn find<'a>(&self, fields: &[Field], payload: &'a str) -> Result<Cow<'a, str>, String> {
         let mut problem = None;
         for path in &self.0 {
             let value = find(fields, payload, path.field, &path.name).filter(|v| v.kind != fields::Kind::Null);
@@ -126,7 +139,7 @@ impl std::fmt::Display for KeyPaths {
     }
 }
 
-fn find<'a>(fields: &[Field], payload: &'a [u8], id: FieldId, name: &str) -> Option<Value<'a>> {
+fn find<'a>(fields: &[Field], payload: &'a str, id: FieldId, name: &str) -> Option<Value<'a>> {
     if id != FieldId::Other {
         return fields.iter().find(|f| f.id == id).map(|f| f.value(payload));
     }
@@ -145,6 +158,14 @@ pub fn dedupe_id(key: &[u8], event_id: &[u8]) -> u128 {
     both.push(0xff); // no UTF-8 text contains this byte, so the pair is unambiguous
     both.extend_from_slice(event_id);
     xxh3_128(&both)
+}
+
+impl Event {
+    /// What was sent, cut to `bytes_max`, and its full length: for a dead letter.
+    pub fn payload(&self, bytes_max: usize) -> (Bytes, u64) {
+        let payload = self.refused.as_ref().map_or_else(|| self.text.as_bytes(), |refused| &refused.payload);
+        (payload.slice(..payload.len().min(bytes_max)), payload.len() as u64)
+    }
 }
 
 impl EventBatch {
@@ -186,45 +207,47 @@ impl EventBatch {
 fn decode_one(record: LogRecord, keys: &KeyPaths, fields: &mut Vec<Field>, clamped: &mut u64) -> Event {
     let LogRecord { seq, stored, key, payload } = record;
     let start = fields.len();
-    let mut refused = fields::scan(&payload, fields).err().map(|e| (Reason::Parse, e.to_string()));
+    let mut refused = None;
+    let text = ByteString::try_from(payload.clone()).unwrap_or_else(|_| {
+        refused = Some((Reason::Parse, "not valid UTF-8".to_owned()));
+        ByteString::new()
+    });
+    if refused.is_none() {
+        refused = fields::scan(&text, fields).err().map(|e| (Reason::Parse, e.to_string()));
+    }
     let scanned = &fields[start..];
-    let text = |id| find(scanned, &payload, id, "").and_then(|v| v.as_str());
-    if let Some(reason) = text(FieldId::Rejected) {
+    let value = |id| find(scanned, &text, id, "");
+    if let Some(reason) = value(FieldId::Rejected).and_then(|v| v.as_str()) {
         let reason = Reason::from_label(&reason).unwrap_or(Reason::Parse);
-        refused = Some((reason, member_text(&payload, "error").unwrap_or_else(|| "refused by the sender".to_owned())));
+        let said = fields::member(&text, "error").and_then(|error| serde_json::from_str(error).ok());
+        refused = Some((reason, said.unwrap_or_else(|| "refused by the sender".to_owned())));
     }
-    let mut key = key.unwrap_or_default();
-    if key.is_empty() && refused.is_none() {
-        match keys.find(scanned, &payload) {
-            Ok(Cow::Borrowed(found)) => key = payload.slice_ref(found.as_bytes()),
-            Ok(Cow::Owned(found)) => key = Bytes::from(found),
-            Err(problem) => refused = Some((Reason::NoKey, problem)),
-        }
-    } else if let Err(error) = std::str::from_utf8(&key).map_err(|_| key::KeyError::NotUtf8).and_then(key::check)
-        && refused.is_none()
-    {
-        refused = Some((Reason::NoKey, error.to_string()));
+    let mut key = key.map_or_else(
+        || Ok(ByteString::new()),
+        |given| ByteString::try_from(given).map_err(|_| key::KeyError::NotUtf8.to_string()),
+    );
+    if refused.is_none() && matches!(&key, Ok(key) if key.is_empty()) {
+        key = keys.find(scanned, &text).map(|found| match found {
+            Cow::Borrowed(found) => text.slice_ref(found),
+            Cow::Owned(found) => found.into(),
+        });
     }
-    let instant = |id| find(scanned, &payload, id, "").and_then(|v| timestamp(&v));
+    let checked = key.and_then(|key| key::check(&key).map(|()| key).map_err(|e| e.to_string()));
+    let key = checked.unwrap_or_else(|problem| {
+        refused.get_or_insert((Reason::NoKey, problem));
+        ByteString::new()
+    });
+    let instant = |id| value(id).and_then(|v| timestamp(&v));
     let collected = instant(FieldId::CollectorTstamp).unwrap_or(stored);
     let sane = collected >= EVENT_TIME_MIN && collected.0 <= stored.0.saturating_add(DAY);
     *clamped += u64::from(!sane);
     let time = if sane { collected } else { stored };
-    let id_hash = text(FieldId::EventId).filter(|id| !id.is_empty()).map(|id| xxh3_64(id.as_bytes()));
-    let key_hash = key::hash_of(&key);
+    let event_id = value(FieldId::EventId).and_then(|v| v.as_str()).filter(|id| !id.is_empty());
+    let id_hash = event_id.map(|id| xxh3_64(id.as_bytes()));
+    let key_hash = key::hash_of(key.as_bytes());
+    let refused = refused.map(|(reason, text)| Box::new(Refused { reason, text, payload }));
     let range = start as u32..fields.len() as u32;
-    Event {
-        seq,
-        stored,
-        collected,
-        time,
-        id_hash,
-        key_hash,
-        key,
-        payload,
-        refused: refused.map(Box::new),
-        fields: range,
-    }
+    Event { seq, stored, collected, time, id_hash, key_hash, key, text, refused, fields: range }
 }
 
 /// Reads a time from a JSON string or number, see [`Timestamp::parse`].
@@ -234,11 +257,6 @@ pub fn timestamp(value: &Value<'_>) -> Option<Timestamp> {
         fields::Kind::Number => Timestamp::parse(value.raw),
         _ => None,
     }
-}
-
-fn member_text(payload: &[u8], name: &str) -> Option<String> {
-    let value = fields::member(std::str::from_utf8(payload).ok()?, name)?;
-    serde_json::from_str(value).ok()
 }
 
 impl<'a> EventRef<'a> {
@@ -254,12 +272,22 @@ impl<'a> EventRef<'a> {
 
     /// A field's value by id, for the well-known ones.
     pub fn value(&self, id: FieldId) -> Option<Value<'a>> {
-        find(self.fields, &self.event.payload, id, "")
+        find(self.fields, &self.event.text, id, "")
+    }
+
+    /// A field's value by its id, and by its name where the id is [`FieldId::Other`].
+    pub fn find(&self, id: FieldId, name: &str) -> Option<Value<'a>> {
+        find(self.fields, &self.event.text, id, name)
     }
 
     /// A field's value by name.
     pub fn value_named(&self, name: &str) -> Option<Value<'a>> {
-        find(self.fields, &self.event.payload, FieldId::of(name), name)
+        find(self.fields, &self.event.text, FieldId::of(name), name)
+    }
+
+    /// The whole event as a type of yours; an event that does not fit is rejected with the reason.
+    pub fn parse<T: serde::de::Deserialize<'a>>(&self) -> Result<T, Fault> {
+        serde_json::from_str(&self.event.text).map_err(|error| Fault::Reject(error.to_string()))
     }
 
     /// The text of a string field.
@@ -269,7 +297,7 @@ impl<'a> EventRef<'a> {
 
     /// The key as text.
     pub fn key_str(&self) -> &'a str {
-        std::str::from_utf8(&self.event.key).unwrap_or("")
+        &self.event.key
     }
 }
 
@@ -291,7 +319,7 @@ impl QueuedEvent {
 
     /// Its key; fails when the event has none.
     pub fn key(&self) -> Result<Key, key::KeyError> {
-        Key::from_bytes(&self.batch.events[self.index as usize].key)
+        Key::new(&self.batch.events[self.index as usize].key)
     }
 }
 
@@ -319,7 +347,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_processed_says_why() {
-        let refused = |payload| decode(payload, None).events[0].refused.as_deref().cloned();
+        let refused = |payload| decode(payload, None).events[0].refused.as_deref().map(|r| (r.reason, r.text.clone()));
         assert_eq!(refused("{nope").map(|r| r.0), Some(Reason::Parse));
         let (reason, text) = refused(r#"{"event":"x"}"#).expect("no key");
         assert_eq!((reason, text.as_str()), (Reason::NoKey, "none of these fields is present: domain_userid, user.id"));

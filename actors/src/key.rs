@@ -2,7 +2,12 @@
 //!
 //! Pure. The text forms here are published interfaces: a key's place in a NATS subject, and which partition owns it.
 
-use std::{borrow::Borrow, fmt, sync::Arc};
+use std::{
+    borrow::Borrow,
+    fmt,
+    hash::{BuildHasher, Hasher},
+    sync::Arc,
+};
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -98,6 +103,32 @@ pub fn shard_of(hash: u64, shards: usize) -> usize {
 /// The 64-bit hash that [`partition_of`] and [`shard_of`] use.
 pub fn hash_of(key: &[u8]) -> u64 {
     xxh3_64(key)
+}
+
+/// Hashes keys in maps: one call of xxh3 per key, without the state of a streaming hasher.
+#[derive(Clone, Copy, Default)]
+pub struct KeyHash;
+
+/// See [`KeyHash`].
+#[derive(Default)]
+pub struct KeyHasher(u64);
+
+impl BuildHasher for KeyHash {
+    type Hasher = KeyHasher;
+    fn build_hasher(&self) -> KeyHasher {
+        KeyHasher::default()
+    }
+}
+
+impl Hasher for KeyHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 ^= xxh3_64(bytes);
+    }
+    /// The end mark of a text, which says nothing where there is only one.
+    fn write_u8(&mut self, _: u8) {}
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 impl Borrow<str> for Key {

@@ -18,7 +18,7 @@ use crate::{
     committer::CommitterMsg,
     counts::Counts,
     credit::Credit,
-    dead_letter::{DeadLetter, PAYLOAD_BYTES_MAX},
+    dead_letter::DeadLetter,
     event::{EventBatch, KeyPaths},
     failure::ActorFailure,
     key, observe,
@@ -249,19 +249,10 @@ impl RouterState {
                 None => indexes[key::shard_of(event.key_hash, shards)].push(i as u32),
                 Some(refused) => {
                     let mut counts = Counts::default();
-                    counts.add_dead(refused.0, 1);
+                    counts.add_dead(refused.reason, 1);
                     self.counts.merge(&counts);
                     self.args.status.add(&counts);
-                    self.dead.push(DeadLetter {
-                        seq: event.seq,
-                        key: String::from_utf8_lossy(&event.key).into_owned(),
-                        reason: refused.0,
-                        error: refused.1.clone(),
-                        attempts: 0,
-                        stored: event.stored,
-                        payload: event.payload.slice(..event.payload.len().min(PAYLOAD_BYTES_MAX)),
-                        payload_bytes: event.payload.len() as u64,
-                    });
+                    self.dead.push(DeadLetter::of(event, refused.reason, refused.text.clone(), 0));
                 }
             }
             self.clock = self.clock.max(event.time);

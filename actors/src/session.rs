@@ -28,6 +28,9 @@ pub struct Books {
     pub counts: Counts,
     /// Ends of events behind the cut.
     pub counts_behind: Counts,
+    /// Ends that the partition's numbers do not show yet: sessions of all workers write there, so it is done per message
+    /// of the shard, not per turn.
+    pub unreported: Counts,
     /// The cut under way; `u64::MAX` while there is none.
     pub cut: u64,
     /// Events given up and not yet in a checkpoint.
@@ -87,11 +90,11 @@ impl Actor for Session {
         let turn = lock(&state.cell).turn(&state.desk.factory, cut);
         match turn {
             Ok(turn) => {
-                state.desk.status.add(&turn.counts);
-                state.desk.status.add(&turn.counts_behind);
                 let mut books = lock(&state.desk.books);
                 books.counts.merge(&turn.counts);
                 books.counts_behind.merge(&turn.counts_behind);
+                books.unreported.merge(&turn.counts);
+                books.unreported.merge(&turn.counts_behind);
                 books.dead.extend(turn.dead);
                 if turn.feature_due {
                     books.due.push(Arc::clone(&state.cell));

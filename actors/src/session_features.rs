@@ -47,7 +47,8 @@ impl Default for SessionFeaturesConfig {
 /// See the module.
 pub struct SessionFeatures {
     session_gap_micros: i64,
-    identifiers: Vec<String>,
+    /// Names, with their ids so that looking one up compares no texts.
+    identifiers: Vec<(String, FieldId)>,
 }
 
 /// What is remembered of a user.
@@ -95,7 +96,11 @@ impl Handler for SessionFeatures {
         let gap = parse_duration_micros(&config.session_gap).filter(|gap| *gap > 0).ok_or_else(|| {
             ConfigError(format!("session_gap is {:?}; expected a duration such as \"30m\"", config.session_gap))
         })?;
-        Ok(Self { session_gap_micros: gap, identifiers: config.identifiers })
+        let identifiers = config.identifiers.into_iter().map(|name| {
+            let id = FieldId::of(&name);
+            (name, id)
+        });
+        Ok(Self { session_gap_micros: gap, identifiers: identifiers.collect() })
     }
 
     fn on_event(&self, state: &mut UserState, event: EventRef<'_>, context: &Context<'_>) -> Result<(), Fault> {
@@ -110,8 +115,8 @@ impl Handler for SessionFeatures {
             state.remember_page(time, bounded(page));
         }
         state.extend_session(time, kind == "page_view", self.session_gap_micros);
-        for name in &self.identifiers {
-            if let Some(value) = event.value_named(name).and_then(|v| v.as_str()).filter(|v| !v.is_empty()) {
+        for (name, id) in &self.identifiers {
+            if let Some(value) = event.find(*id, name).and_then(|v| v.as_str()).filter(|v| !v.is_empty()) {
                 state.remember_identifier(name, bounded(&value));
             }
         }

@@ -246,6 +246,7 @@ impl Actor for Shard {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             ShardMsg::Events { batch, indexes, through } => {
+                state.report();
                 let missing = state.deliver(&batch, &indexes);
                 state.delivered = through;
                 state.open_sessions(&myself, missing).await;
@@ -269,6 +270,7 @@ impl Actor for Shard {
             }
             ShardMsg::Restart { key, again } => state.restart(&myself, key, again).await,
             ShardMsg::Tick => {
+                state.report();
                 state.tick += 1;
                 state.slots.set_tick(state.tick);
                 state.evict_idle();
@@ -295,6 +297,14 @@ impl Actor for Shard {
 }
 
 impl ShardState {
+    /// Brings the partition's numbers up to date.
+    fn report(&self) {
+        let unreported = std::mem::take(&mut lock(&self.desk.books).unreported);
+        if unreported.total() > 0 {
+            self.args.status.add(&unreported);
+        }
+    }
+
     // ---- events ---------------------------------------------------------------------------------------------------------
 
     /// Queues events at their sessions; returns the keys that have none.
@@ -482,6 +492,7 @@ impl ShardState {
         books.counts_behind.take_back(behind);
         books.dead.retain(|letter| letter.key != key.as_str() || again.binary_search(&letter.seq).is_err());
         drop(books);
+        self.report();
         self.args.status.take_back(counts);
         self.args.status.take_back(behind);
     }
@@ -637,6 +648,7 @@ impl ShardState {
         if barrier.waiting.is_empty() {
             let cut = barrier.cut;
             self.barrier = None;
+            self.report();
             let mut books = lock(&self.desk.books);
             let counts = std::mem::take(&mut books.counts);
             books.counts = std::mem::take(&mut books.counts_behind);

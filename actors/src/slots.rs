@@ -3,9 +3,8 @@
 //! Pure. One table per shard; time comes in as a count of ticks.
 
 use lru::LruCache;
-use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
-use crate::key::Key;
+use crate::key::{Key, KeyHash};
 
 /// Sessions looked at for one eviction. Those that are busy are passed over; more than this many busy ones at the cold
 /// end means that the whole table is busy, and then it may exceed its limit for a moment (credit bounds by how much).
@@ -13,7 +12,7 @@ const CANDIDATES_MAX: usize = 16;
 
 /// The resident sessions of a shard.
 pub struct Slots<T> {
-    entries: LruCache<Key, (u64, T), Xxh3DefaultBuilder>,
+    entries: LruCache<Key, (u64, T), KeyHash>,
     resident_max: usize,
     tick: u64,
 }
@@ -21,7 +20,7 @@ pub struct Slots<T> {
 impl<T> Slots<T> {
     /// An empty table that should hold at most `resident_max` entries.
     pub fn new(resident_max: usize) -> Self {
-        let entries = LruCache::unbounded_with_hasher(Xxh3DefaultBuilder::new());
+        let entries = LruCache::unbounded_with_hasher(KeyHash);
         Self { entries, resident_max: resident_max.max(1), tick: 0 }
     }
 

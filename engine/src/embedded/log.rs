@@ -221,8 +221,9 @@ fn name(partition: u32, seq: u64) -> [u8; 12] {
 /// The dedupe id that a stored event was appended with, as the front door makes it.
 fn stored_dedupe_id(record: &LogRecord) -> Option<u128> {
     let mut found = Vec::new();
-    fields::scan(&record.payload, &mut found).ok()?;
-    let id = found.iter().find(|f| f.id == FieldId::EventId)?.value(&record.payload).as_str()?;
+    let text = std::str::from_utf8(&record.payload).ok()?;
+    fields::scan(text, &mut found).ok()?;
+    let id = found.iter().find(|f| f.id == FieldId::EventId)?.value(text).as_str()?;
     let key = record.key.as_deref().unwrap_or_default();
     (!id.is_empty()).then(|| dedupe_id(key, id.as_bytes()))
 }

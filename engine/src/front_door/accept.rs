@@ -104,13 +104,14 @@ impl Acceptor {
         self.check_size(json.len())?;
         check_shape(json)?;
         scratch.clear();
-        fields::scan(json, scratch).map_err(|e| Rejection::new(Reason::Parse, e.to_string()))?;
-        check_names(json, scratch)?;
+        let text = std::str::from_utf8(json).map_err(|_| Rejection::new(Reason::Parse, "not valid UTF-8"))?;
+        fields::scan(text, scratch).map_err(|e| Rejection::new(Reason::Parse, e.to_string()))?;
+        check_names(text, scratch)?;
         let own = |bytes: &[u8]| match shared {
             Some(whole) => whole.slice_ref(bytes),
             None => Bytes::copy_from_slice(bytes),
         };
-        let value = |id| scratch.iter().find(|f| f.id == id).map(|f| f.value(json));
+        let value = |id| scratch.iter().find(|f| f.id == id).map(|f| f.value(text));
 
         if let Some(reason) = value(FieldId::Rejected) {
             if reason.as_str().as_deref().and_then(Reason::from_label).is_none() {
@@ -123,7 +124,7 @@ impl Acceptor {
             return Ok(Accepted { partition: 0, record });
         }
 
-        let key = self.keys.find(scratch, json).map_err(|problem| Rejection::new(Reason::NoKey, problem))?;
+        let key = self.keys.find(scratch, text).map_err(|problem| Rejection::new(Reason::NoKey, problem))?;
         let partition = key::partition_of(key.as_bytes(), self.partitions);
         let (event_id, id_stamp) = event_id(value(FieldId::EventId), json, new_id)?;
         let time_stamp = match value(FieldId::CollectorTstamp) {
@@ -168,7 +169,7 @@ fn check_shape(json: &[u8]) -> Result<(), Rejection> {
     Err(Rejection::new(Reason::Parse, format!("not a JSON object: {found}")))
 }
 
-fn check_names(json: &[u8], fields: &[Field]) -> Result<(), Rejection> {
+fn check_names(json: &str, fields: &[Field]) -> Result<(), Rejection> {
     for field in fields.iter().filter(|f| f.id == FieldId::Other) {
         let raw = field.raw_name(json);
         let name = if raw.contains('\\') {

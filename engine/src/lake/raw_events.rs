@@ -149,7 +149,7 @@ impl TableBuffer for Cut {
             if event.seq > *seqs.end() {
                 break;
             }
-            if event.refused.as_deref().is_some_and(|(reason, _)| reason.enters_no_table()) {
+            if event.refused.as_deref().is_some_and(|r| r.reason.enters_no_table()) {
                 continue;
             }
             let hour = names::hour_of(event.time);
@@ -264,7 +264,7 @@ impl Columns {
         let (mut has_id, mut created, mut texts_seen) = (false, None, 0u32);
         self.scratch.clear();
         for field in event.fields() {
-            let value = field.value(&row.payload);
+            let value = field.value(&row.text);
             let taken = match field.id {
                 FieldId::EventId => match value.as_str() {
                     Some(id) if !id.is_empty() && !has_id => {
@@ -292,7 +292,7 @@ impl Columns {
             // `null` in a column says what `null` in the event said.
             if !taken && (value.kind != Kind::Null || !has_column(field.id)) {
                 self.scratch.push(if self.scratch.is_empty() { '{' } else { ',' });
-                self.scratch.push_str(field.raw_name(&row.payload));
+                self.scratch.push_str(field.raw_name(&row.text));
                 self.scratch.push(':');
                 self.scratch.push_str(value.raw);
             }
@@ -320,7 +320,7 @@ impl Columns {
         self.collector_tstamp.append_value(row.collected.0);
         self.dvce_created_tstamp.append_option(created);
         self.rows += 1;
-        self.bytes += (row.payload.len() + row.key.len()) as u64;
+        self.bytes += (row.text.len() + row.key.len()) as u64;
         Ok(())
     }
 

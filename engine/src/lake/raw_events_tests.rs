@@ -288,7 +288,7 @@ fn rows_per_second() {
     };
     let batches: Vec<_> =
         (0..ROWS / 5_000).map(|b| decoded((b * 5_000 + 1..=(b + 1) * 5_000).map(event).collect())).collect();
-    let sent: u64 = batches.iter().flat_map(|b| &b.events).map(|e| e.payload.len() as u64).sum();
+    let sent: u64 = batches.iter().flat_map(|b| &b.events).map(|e| e.text.len() as u64).sum();
     let start = std::time::Instant::now();
     let files = written(&batches, 1..=ROWS);
     let seconds = start.elapsed().as_secs_f64();

@@ -22,8 +22,9 @@ use super::{
     Connection, LogOptions, NatsError,
     connect::{Link, chain},
     leader::{KEY_HEADER, ReadFault, Wanted, key_to_header, read_from_leader, stream_state},
-    provision::{ensure_log, log_streams},
+    provision::ensure_log,
     reader::{NatsReader, record},
+    settings::log_streams,
 };
 
 /// Longest wait for the server to say that an event is stored. A full disk gives no answer at all.

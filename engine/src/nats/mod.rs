@@ -1,7 +1,7 @@
 //! The distributed home of the ports `Log` and `Store`: NATS JetStream.
 //!
-//! A tour: [`connect()`] opens connections and explains what is wrong when it cannot; `provision` makes the streams that
-//! are missing and compares those that exist with what the topology asks for; `log`, `reader` and `pull` are the port `Log`;
+//! A tour: [`connect()`] opens connections and explains what is wrong when it cannot; `settings` says how streams
+//! should be and how existing ones differ, `provision` makes or adopts them; `log`, `reader` and `pull` are the port `Log`;
 //! `store` and `batch` are the port `Store`; `leader` is what a stream's leader answers to both; `durability` finds out
 //! how safe an acknowledged write is. Types of the client library appear in this folder only.
 //!
@@ -19,8 +19,10 @@ mod provision;
 mod publish;
 mod pull;
 mod reader;
+mod settings;
 mod store;
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail that way")]
 mod tests;
 
 pub use connect::{Connection, connect};

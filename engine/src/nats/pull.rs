@@ -41,8 +41,10 @@ const HEARTBEAT: Duration = Duration::from_millis(2_500);
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// The server removes a consumer nobody pulls from after this long.
 const INACTIVE_MAX: Duration = Duration::from_secs(60);
-/// 409s that end one pull and leave the consumer as it is.
-const PULL_ENDED: &str = "Batch Completed";
+/// What a 409 that ends one pull and leaves the consumer as it is says it still owed.
+const OWED: &str = "Nats-Pending-Messages";
+/// How the 409 begins that says that the next event has no room in what is left of a pull.
+const NO_ROOM: &str = "Message Size";
 
 /// A consumer of our own, and what was asked of it.
 pub(super) struct Pull {
@@ -74,6 +76,8 @@ pub(super) enum Pulled {
 pub(super) enum Broken {
     /// The connection was lost.
     Lost,
+    /// The next event is larger than a whole pull: the server's `max_payload` was larger once.
+    TooLarge,
     /// Anything else.
     Other(&'static str),
 }
@@ -82,6 +86,7 @@ impl Broken {
     pub(super) fn reason(self) -> &'static str {
         match self {
             Self::Lost => "the connection was lost",
+            Self::TooLarge => "an event is larger than a pull",
             Self::Other(reason) => reason,
         }
     }
@@ -177,7 +182,7 @@ impl Pull {
     }
 
     fn read(&mut self, message: Message) -> Result<Pulled, Broken> {
-        // A stored message may itself carry a status line: what has a delivery subject is an event, whatever it says.
+        // What has a delivery subject is an event, even where a server stored a foreign writer's status line with it.
         let Some(delivery) = message.reply.as_deref().and_then(Delivery::parse) else {
             return self.control(&message).map(|()| Pulled::Nothing);
         };
@@ -199,21 +204,23 @@ impl Pull {
     fn control(&mut self, message: &Message) -> Result<(), Broken> {
         self.heard();
         let description = message.description.as_deref().unwrap_or_default();
-        let ended = match message.status {
-            Some(StatusCode::IDLE_HEARTBEAT) => return Ok(()),
-            Some(StatusCode::TIMEOUT) => true,
-            Some(StatusCode::REQUEST_TERMINATED) => description.starts_with(PULL_ENDED),
-            Some(StatusCode::NO_RESPONDERS) => return Err(Broken::Other("nobody serves the consumer")),
-            _ => false,
-        };
-        if !ended {
-            debug!(status = ?message.status, description, "pull ended by the server");
-            return Err(Broken::Other("the server ended the consumer or refused a pull"));
+        let owed = message.headers.as_ref().and_then(|headers| headers.get(OWED));
+        let owed = owed.and_then(|owed| owed.as_str().parse().ok());
+        match (message.status, owed) {
+            (Some(StatusCode::IDLE_HEARTBEAT), _) => {}
+            (Some(StatusCode::NO_RESPONDERS), _) => return Err(Broken::Other("nobody serves the consumer")),
+            (Some(StatusCode::REQUEST_TERMINATED), Some(PULL_EVENTS)) if description.starts_with(NO_ROOM) => {
+                return Err(Broken::TooLarge);
+            }
+            // A pull ended, by its time or by its bytes. What it still owed does not come any more.
+            (Some(StatusCode::TIMEOUT | StatusCode::REQUEST_TERMINATED), Some(owed)) => {
+                self.outstanding = self.outstanding.saturating_sub(owed);
+            }
+            (status, _) => {
+                debug!(?status, description, "a pull was refused");
+                return Err(Broken::Other("the server removed the consumer or refused a pull"));
+            }
         }
-        // What the pull still owed does not come any more.
-        let owed = message.headers.as_ref().and_then(|headers| headers.get("Nats-Pending-Messages"));
-        let owed = owed.and_then(|owed| owed.as_str().parse().ok()).unwrap_or(PULL_EVENTS);
-        self.outstanding = self.outstanding.saturating_sub(owed);
         Ok(())
     }
 }

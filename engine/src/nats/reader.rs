@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use keyloom_actors::ports::{LogError, LogReader, LogRecord};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::{
@@ -24,9 +24,17 @@ const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Answers that the stream does not exist before we believe it: a cluster that starts says so too.
 const NO_STREAM_ANSWERS: u32 = 3;
-/// Connections lost in a row at the same event before it is fetched by itself: headers that the library cannot parse
-/// cost the connection, every time.
+/// Pulls lost in a row at the same event before it is fetched by itself: headers that the library cannot parse cost the
+/// connection, every time.
 const LOST_AT_ONE_EVENT: u32 = 2;
+/// From this many events in one [`PACE_WINDOW`] on (20,000 a second), small answers wait for [`COALESCE_PAUSE`] and grow.
+/// Otherwise a fast caller is woken for every few events, which costs more than the events.
+const COALESCE_PACE: usize = 200;
+const PACE_WINDOW: Duration = Duration::from_millis(10);
+/// The shortest sleep there is; what busy partitions add to the age of an event.
+const COALESCE_PAUSE: Duration = Duration::from_millis(1);
+/// Answers of this many events do not wait.
+const COALESCE_EVENTS: usize = 256;
 /// Room for events made at once for every answer: most batches then grow twice or thrice, 80 bytes an event.
 const READY_ROOM: usize = 512;
 
@@ -49,9 +57,19 @@ pub(super) struct NatsReader {
     created: Option<String>,
     /// Steps in a row that led to no event.
     attempts: u32,
-    /// Connections lost in a row without an event between.
+    /// Pulls lost in a row, perhaps because of the next event.
     losses: u32,
     no_stream_answers: u32,
+    pace: Pace,
+    /// Whether what is ready has waited for more already.
+    coalesced: bool,
+}
+
+/// How fast events come.
+struct Pace {
+    since: Instant,
+    events: usize,
+    busy: bool,
 }
 
 /// What a step is to do, after a look at the stream.
@@ -93,6 +111,8 @@ impl NatsReader {
             attempts: 0,
             losses: 0,
             no_stream_answers: 0,
+            pace: Pace { since: Instant::now(), events: 0, busy: false },
+            coalesced: false,
         }
     }
 
@@ -128,7 +148,7 @@ impl NatsReader {
     }
 
     async fn close(&mut self, broken: Broken) {
-        if broken == Broken::Lost {
+        if matches!(broken, Broken::Lost | Broken::TooLarge) {
             self.losses = self.losses.saturating_add(1);
         }
         let Some(pull) = self.pull.take() else { return };
@@ -238,7 +258,7 @@ impl NatsReader {
             }
             (None, Found::Event(message)) => {
                 let Self { stream, partition, .. } = self;
-                warn!(%stream, partition, seq = message.seq, "read an event by itself, because connections broke at it");
+                warn!(%stream, partition, seq = message.seq, "read an event by itself, because pulls broke at it");
                 self.offer(record(message));
                 Ok(())
             }
@@ -246,7 +266,7 @@ impl NatsReader {
                 self.pull = Some(*pull);
                 Ok(())
             }
-            // Not at an event: connections break for another reason.
+            // Not at an event: pulls break for another reason.
             (None, Found::Nothing) => {
                 self.losses = 0;
                 Ok(())
@@ -279,13 +299,34 @@ impl LogReader for NatsReader {
         loop {
             self.gather(events_max, bytes_max).await;
             if !self.ready.is_empty() {
-                return Ok(self.answer(events_max, bytes_max));
+                let few = self.ready.len() < COALESCE_EVENTS.min(events_max) && self.ready_bytes < bytes_max;
+                if few && self.pace.busy && self.held.is_none() && !self.coalesced {
+                    self.coalesced = true;
+                    sleep(COALESCE_PAUSE).await;
+                    continue;
+                }
+                self.coalesced = false;
+                let answer = self.answer(events_max, bytes_max);
+                self.pace.note(answer.len());
+                return Ok(answer);
             }
             if self.held.is_none() && self.pull.is_some() {
                 self.wait().await;
             } else {
                 self.step().await?;
             }
+        }
+    }
+}
+
+impl Pace {
+    fn note(&mut self, events: usize) {
+        self.events += events;
+        let elapsed = self.since.elapsed();
+        if elapsed >= PACE_WINDOW {
+            let windows = elapsed.as_nanos() / PACE_WINDOW.as_nanos();
+            self.busy = self.events as u128 >= COALESCE_PACE as u128 * windows;
+            (self.since, self.events) = (self.since + elapsed, 0);
         }
     }
 }

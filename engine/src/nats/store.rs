@@ -21,7 +21,8 @@ use super::{
     batch::{self, BatchMessage, Expected, MESSAGES_MAX, OPERATION_TEXT, Outcome},
     connect::{Link, chain},
     leader::{ReadFault, StoredMessage, Wanted, read_from_leader},
-    provision::{ensure_store, store_stream},
+    provision::ensure_store,
+    settings::store_stream,
 };
 
 /// Attempts to claim a partition that others claim at the same time.

@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use keyloom_actors::{
     key::Key,
     ports::{Claim, Log, LogError, LogReader, LogRecord, NewRecord, RecordKey, Store, StoreError, Stored},
@@ -286,12 +287,34 @@ async fn lost_events_are_reported_once_and_removed_ones_are_not() {
 }
 
 #[tokio::test]
+async fn large_events_are_read_through_one_consumer() {
+    let server = Server::with_jetstream();
+    let connection = server.connect().await;
+    let log = open_log(&connection, log_options()).await.unwrap();
+    let large = NewRecord { payload: vec![b'x'; 900_000].into(), ..event("k", None, "") };
+    log.append(0, vec![large; 40]).await.unwrap();
+    let mut reader = log.reader(0, 1).await.unwrap();
+    let mut seen = Vec::new();
+    while seen.len() < 40 {
+        let records = timeout(PATIENCE, reader.next(1_000, 2_000_000)).await.unwrap().unwrap();
+        assert!(records.len() <= 3, "a call stops when its bytes are full");
+        seen.extend(seqs(&records));
+    }
+    assert_eq!(seen, (1..=40).collect::<Vec<_>>());
+    let stream = connection.control().context.get_stream("raw_events").await.unwrap();
+    let mut consumers = stream.consumer_names();
+    let name = consumers.next().await.unwrap().unwrap();
+    assert!(consumers.next().await.is_none());
+    assert_eq!(stream.consumer_info(&name).await.unwrap().delivered.consumer_sequence, 40);
+}
+
+#[tokio::test]
 async fn no_header_of_a_foreign_writer_stops_a_reader() {
     let server = Server::with_jetstream();
     let log = open_log(&server.connect().await, log_options()).await.unwrap();
     publish_raw(&server, b"NATS/1.0\r\nno colon\r\nKeyloom-Key: a%20b\r\n\r\n", "1").await;
-    publish_raw(&server, b"NATS/1.0 503\r\n\r\n", "2").await;
-    publish_raw(&server, b"NATS/1.0\r\nX: \xff\xfe\r\n\r\n", "3").await;
+    publish_raw(&server, b"NATS/1.0\r\nX: \xff\xfe\r\n\r\n", "2").await;
+    publish_raw(&server, b"NATS/1.0 503 No\r\nX: y\r\n\r\n", "3").await;
     publish_raw(&server, b"NATS/1.0\r\nKeyloom-Key: k\r\n\r\n", "4").await;
     let mut reader = log.reader(0, 1).await.unwrap();
     let records = read_up_to(&mut reader, 4).await;
@@ -372,6 +395,47 @@ async fn a_batch_is_all_or_nothing_and_only_the_owner_commits() {
     store.commit(&mut other, "h".into(), vec![], true).await.unwrap();
     let oversize = vec![(feature("x"), Some(Bytes::from(vec![0; 1 << 20])))];
     assert!(matches!(store.commit(&mut other, "h2".into(), oversize, true).await, Err(StoreError::Corrupt(_))));
+}
+
+#[tokio::test]
+async fn the_server_says_why_it_does_not_take_a_batch() {
+    use super::batch::{BatchMessage, Expected, Outcome, put, send};
+    let server = Server::with_jetstream();
+    let connection = server.connect().await;
+    open_store(&connection, store_options()).await.unwrap();
+    let client = &connection.control().client;
+    let message = |name: &str, expected: Option<(u64, Option<&str>)>| BatchMessage {
+        subject: format!("keyloom.latest_features.{name}").into(),
+        value: text("x"),
+        expected: expected.map(|(seq, subject)| Expected {
+            seq,
+            subject: subject.map(|name| format!("keyloom.latest_features.{name}")),
+        }),
+    };
+    assert_eq!(put(client, message("epoch.0", Some((0, None)))).await, Outcome::Landed(1));
+    assert_eq!(
+        put(client, message("epoch.0", Some((0, None)))).await,
+        Outcome::Conflict("wrong last sequence: 1".into())
+    );
+    let batch = |fence, head| {
+        [message("a", Some((fence, Some("epoch.0")))), message("b", None), message("head.0", Some((head, None)))]
+    };
+    assert_eq!(send(client, "b1", &batch(1, 0)).await, Outcome::Landed(4));
+    for (id, fence, head) in [("b2", 0, 4), ("b3", 2, 4), ("b4", 1, 0), ("b5", 1, 3), ("b6", 1, 5)] {
+        let outcome = send(client, id, &batch(fence, head)).await;
+        assert!(matches!(&outcome, Outcome::Conflict(_)), "{id}: {outcome:?}");
+    }
+    let mut headers = async_nats::HeaderMap::new();
+    for (name, value) in [("Nats-Batch-Id", "b7"), ("Nats-Batch-Sequence", "3"), ("Nats-Batch-Commit", "1")] {
+        headers.insert(name, value);
+    }
+    let subject = "keyloom.latest_features.head.0";
+    let answer = client.request_with_headers(subject, headers, "x".into()).await.unwrap();
+    let answer = String::from_utf8_lossy(&answer.payload).into_owned();
+    assert!(answer.contains("10176"), "the beginning of the batch never came: {answer}");
+    let large: Vec<BatchMessage> = (0..=1_000).map(|n| message(&format!("n.{n}"), None)).collect();
+    assert!(matches!(send(client, "b8", &large).await, Outcome::Refused(_)));
+    assert_eq!(send(client, "b9", &batch(1, 4)).await, Outcome::Landed(7), "nothing of the others was stored");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! Why an actor gives up, in a form that its supervisor can tell apart from a panic.
 
-use ractor::ActorProcessingErr;
+use std::error::Error;
 
 use crate::{
     observe::Cause,
@@ -43,7 +43,7 @@ impl From<crate::record::RecordError> for ActorFailure {
 }
 
 /// What a supervisor makes of a child's error: errors are ours, anything else was a panic.
-pub fn classify(error: &ActorProcessingErr) -> (Cause, bool) {
+pub fn classify(error: &(dyn Error + Send + Sync + 'static)) -> (Cause, bool) {
     match error.downcast_ref::<ActorFailure>() {
         Some(ActorFailure::Again(_)) => (Cause::Error, false),
         Some(ActorFailure::Final(_)) => (Cause::Error, true),

@@ -169,7 +169,7 @@ impl Actor for Partition {
             return Ok(()); // one of a tree that was already given up
         };
         let role = tree.role_of(&cell).unwrap_or("partition");
-        let (cause, is_final) = error.as_ref().map_or((observe::Cause::Killed, false), classify);
+        let (cause, is_final) = error.as_deref().map_or((observe::Cause::Killed, false), classify);
         let text = error.map_or_else(|| "it ended".to_owned(), |e| e.to_string());
         observe::restarted(role, cause);
         tracing::error!(

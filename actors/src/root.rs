@@ -104,7 +104,7 @@ impl Actor for Root {
     ) -> Result<(), ActorProcessingErr> {
         let SupervisionEvent::ActorFailed(cell, error) = event else { return Ok(()) };
         let Some(at) = state.partitions.iter().position(|(p, _)| p.get_id() == cell.get_id()) else { return Ok(()) };
-        let (cause, is_final) = classify(&error);
+        let (cause, is_final) = classify(error.as_ref());
         let plan = state.partitions[at].1.clone();
         plan.status.set_trouble(Some(error.to_string()));
         plan.status.running.store(false, std::sync::atomic::Ordering::Relaxed);

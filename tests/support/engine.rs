@@ -233,14 +233,23 @@ pub fn binary(name: &str) -> PathBuf {
 
 /// Runs `keyloom` to its end.
 pub fn keyloom(arguments: &[&str], folder: &Path) -> Output {
-    let mut command = Command::new(binary("keyloom"));
+    run_to_end(&binary("keyloom"), arguments, folder)
+}
+
+fn run_to_end(program: &Path, arguments: &[&str], folder: &Path) -> Output {
+    let mut command = Command::new(program);
     let output = aws(&mut command).args(arguments).current_dir(folder).output();
     output.unwrap_or_else(|e| panic!("cannot start keyloom {arguments:?}: {e}"))
 }
 
 /// Runs `keyloom` to its end, panics unless it succeeds, and answers with its standard output.
 pub fn succeed(arguments: &[&str], folder: &Path) -> String {
-    let output = keyloom(arguments, folder);
+    succeed_with(&binary("keyloom"), arguments, folder)
+}
+
+/// The same with another binary that takes its command line.
+pub fn succeed_with(program: &Path, arguments: &[&str], folder: &Path) -> String {
+    let output = run_to_end(program, arguments, folder);
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "keyloom {arguments:?}: {}\n{stdout}\n{stderr}", output.status);
     stdout.into_owned()

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, anyhow};
 use keyloom_actors::{ports::Log, timestamp::SystemClock};
 
-use super::run;
+use super::{run, topology_file};
 use crate::{
     Engine,
     embedded::{EmbeddedError, EmbeddedHome, EmbeddedLog},
@@ -25,7 +25,7 @@ use crate::{
 pub struct IngestArguments {
     /// The topology whose log takes the events
     #[arg(short, long, default_value = "keyloom.toml")]
-    pub topology: PathBuf,
+    topology: PathBuf,
     /// Also process them: run the engine here until every event is in features and lake
     #[arg(long)]
     process: bool,
@@ -35,6 +35,12 @@ pub struct IngestArguments {
 
 /// How often `--process` looks how far it is.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Loads the topology that the arguments name.
+pub fn load(arguments: &IngestArguments, engine: &Engine) -> anyhow::Result<Topology> {
+    let load = if arguments.process { topology_file::load } else { topology_file::load_for_its_log };
+    load(&arguments.topology, engine)
+}
 
 /// See the module.
 pub async fn ingest(arguments: IngestArguments, topology: Topology, engine: &Engine) -> anyhow::Result<()> {

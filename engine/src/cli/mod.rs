@@ -65,8 +65,9 @@ pub fn main(engine: &Engine) -> ExitCode {
         Command::Schema => topology_file::schema(),
         Command::Run { topology } => topology_file::load(&topology, engine).and_then(|t| block_on(run::run(t, engine))),
         Command::Generate(arguments) => block_on(generate::generate(arguments)),
-        Command::Ingest(arguments) => topology_file::load(&arguments.topology, engine)
-            .and_then(|t| block_on(ingest::ingest(arguments, t, engine))),
+        Command::Ingest(arguments) => {
+            ingest::load(&arguments, engine).and_then(|t| block_on(ingest::ingest(arguments, t, engine)))
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

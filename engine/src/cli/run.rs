@@ -25,6 +25,8 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 
 /// See the module.
 pub async fn run(topology: Topology, engine: &Engine) -> anyhow::Result<()> {
+    // Before anything is ready: who sees it ready may end it at once.
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let metrics = telemetry::start_metrics()?;
     describe_metrics();
     let mut running = start(&topology, engine).await?;
@@ -48,7 +50,6 @@ pub async fn run(topology: Topology, engine: &Engine) -> anyhow::Result<()> {
     println!("keyloom {} runs: http://{}", topology.engine.name, server.address);
     println!("durability: {}", running.homes.durability.description);
 
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let ended = tokio::select! {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
@@ -87,7 +88,7 @@ pub async fn start(topology: &Topology, engine: &Engine) -> anyhow::Result<Runni
 /// Describes every metric of the process.
 pub fn describe_metrics() {
     keyloom_actors::observe::describe();
-    faces::metrics::describe();
+    faces::observe::describe();
     front_door::observe::describe();
 }
 

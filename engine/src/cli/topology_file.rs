@@ -13,7 +13,7 @@ use anyhow::{Context, anyhow};
 use super::BAD_CONFIGURATION;
 use crate::{
     Engine,
-    topology::{self, Topology},
+    topology::{self, HandlerCatalog, Topology},
 };
 
 /// Where `init` writes.
@@ -33,8 +33,31 @@ impl std::error::Error for BadConfiguration {}
 
 /// Loads a topology.
 pub fn load(path: &Path, engine: &Engine) -> anyhow::Result<Topology> {
+    load_with(path, engine)
+}
+
+fn load_with(path: &Path, handlers: &dyn HandlerCatalog) -> anyhow::Result<Topology> {
     let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    Ok(topology::load(path, engine).map_err(|problems| BadConfiguration(problems.render(color)))?)
+    Ok(topology::load(path, handlers).map_err(|problems| BadConfiguration(problems.render(color)))?)
+}
+
+/// Loads a topology for a command that runs no handler: it may name handlers of another binary.
+pub fn load_for_its_log(path: &Path, engine: &Engine) -> anyhow::Result<Topology> {
+    load_with(path, &AnyHandler(engine))
+}
+
+struct AnyHandler<'a>(&'a Engine);
+
+impl HandlerCatalog for AnyHandler<'_> {
+    fn names(&self) -> Vec<String> {
+        self.0.names()
+    }
+    fn knows(&self, _: &str) -> bool {
+        true
+    }
+    fn check(&self, handler: &str, config: &serde_json::Value) -> Result<(), String> {
+        if self.0.knows(handler) { self.0.check(handler, config) } else { Ok(()) }
+    }
 }
 
 /// Says whether a topology is good.

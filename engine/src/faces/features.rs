@@ -17,9 +17,8 @@ use keyloom_actors::{
     ports::RecordKey,
     timestamp::{Clock, SystemClock},
 };
-use metrics::{counter, histogram};
 
-use super::{View, json, problem};
+use super::{View, json, observe, problem};
 
 /// The routes.
 pub fn routes(view: Arc<View>) -> Router {
@@ -29,8 +28,7 @@ pub fn routes(view: Arc<View>) -> Router {
 async fn read(State(view): State<Arc<View>>, Path(key): Path<String>) -> Response {
     let began = Instant::now();
     let response = answer(&view, &key).await;
-    counter!("keyloom_feature_requests_total", "code" => response.status().as_u16().to_string()).increment(1);
-    histogram!("keyloom_feature_request_duration_seconds").record(began.elapsed().as_secs_f64());
+    observe::feature_request(response.status().as_u16(), began.elapsed().as_secs_f64());
     response
 }
 

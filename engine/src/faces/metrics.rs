@@ -1,96 +1,17 @@
-//! `/metrics`: Prometheus text. Numbers that partitions keep for themselves are exported when somebody looks.
+//! `/metrics`: Prometheus text.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
 use axum::{Router, extract::State, http::header, response::IntoResponse, routing::get};
-use keyloom_actors::{
-    dead_letter::Reason,
-    status::Status,
-    timestamp::{Clock, SystemClock, Timestamp},
-};
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 
-use super::View;
+use super::{View, observe};
 
 /// The route.
 pub fn routes(view: Arc<View>) -> Router {
     Router::new().route("/metrics", get(render)).with_state(view)
 }
 
-/// Describes the metrics of this file and of the feature API; once per process.
-pub fn describe() {
-    describe_counter!("keyloom_events_total", Unit::Count, "Events by outcome; accepted: by this front door.");
-    describe_counter!("keyloom_dead_letters_total", Unit::Count, "Events given up, by reason.");
-    describe_counter!("keyloom_dropped_total", Unit::Count, "Events that were gone before they could be processed.");
-    describe_gauge!("keyloom_lag_events", Unit::Count, "Events in the log that were not handed to sessions yet.");
-    describe_gauge!("keyloom_lag_seconds", Unit::Seconds, "Age of the last event handed on, while there is lag.");
-    describe_gauge!("keyloom_in_flight_events", Unit::Count, "Events in the log that have not ended in any way yet.");
-    describe_gauge!("keyloom_in_flight_bytes", Unit::Bytes, "Memory of events between router, sessions and tables.");
-    describe_gauge!("keyloom_sessions_live", Unit::Count, "Sessions in memory.");
-    describe_gauge!("keyloom_evicted_state_bytes", Unit::Bytes, "Evicted state waiting for a checkpoint.");
-    describe_gauge!("keyloom_checkpoint_age_seconds", Unit::Seconds, "Time since the last checkpoint committed.");
-    describe_gauge!("keyloom_partition_running", Unit::Count, "1 while the partition runs.");
-    describe_gauge!("keyloom_log_fsync_always", Unit::Count, "1 when every acknowledged event is on disk, 0 when not.");
-    describe_gauge!("keyloom_build_info", Unit::Count, "Always 1; the version is a label.");
-    describe_counter!("keyloom_feature_requests_total", Unit::Count, "Reads of features, by HTTP code.");
-    describe_histogram!("keyloom_feature_request_duration_seconds", Unit::Seconds, "Time of one read of features.");
-}
-
 async fn render(State(view): State<Arc<View>>) -> impl IntoResponse {
-    export(&view);
+    observe::export(&view);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], view.metrics.render())
-}
-
-fn export(view: &View) {
-    let now = SystemClock.now();
-    let mut dead = std::collections::BTreeMap::<String, u64>::new();
-    let mut dropped = std::collections::BTreeMap::<String, u64>::new();
-    for (number, status) in view.statuses.iter().enumerate() {
-        let counters = status.counters();
-        export_partition(&number.to_string(), status, &counters, now);
-        counters.dead_lettered.iter().for_each(|(reason, n)| *dead.entry(reason.clone()).or_default() += n);
-        counters.dropped.iter().for_each(|(reason, n)| *dropped.entry(reason.clone()).or_default() += n);
-    }
-    for reason in Reason::ALL {
-        let n = dead.get(reason.label()).copied().unwrap_or(0);
-        counter!("keyloom_dead_letters_total", "reason" => reason.label()).absolute(n);
-    }
-    for reason in ["retention", "before_start"] {
-        counter!("keyloom_dropped_total", "reason" => reason).absolute(dropped.get(reason).copied().unwrap_or(0));
-    }
-    if let Some(always) = view.durability.fsync_always {
-        gauge!("keyloom_log_fsync_always").set(if always { 1.0 } else { 0.0 });
-    }
-    gauge!("keyloom_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-}
-
-fn export_partition(partition: &str, status: &Status, counters: &keyloom_actors::record::Counters, now: Timestamp) {
-    let label = || partition.to_owned();
-    let outcomes = [
-        ("applied", counters.applied),
-        ("duplicate", counters.duplicate),
-        ("dead_lettered", counters.dead()),
-        ("dropped", counters.dropped()),
-    ];
-    for (outcome, n) in outcomes {
-        counter!("keyloom_events_total", "partition" => label(), "outcome" => outcome).absolute(n);
-    }
-    let last = status.log_last.load(Ordering::Relaxed);
-    let lag = last.saturating_sub(status.routed.load(Ordering::Relaxed));
-    gauge!("keyloom_lag_events", "partition" => label()).set(lag as f64);
-    let lag_seconds = if lag > 0 { now.seconds_since(status.routed_stored()) } else { 0.0 };
-    gauge!("keyloom_lag_seconds", "partition" => label()).set(lag_seconds);
-    let in_flight = last.saturating_sub(counters.total());
-    gauge!("keyloom_in_flight_events", "partition" => label()).set(in_flight as f64);
-    let bytes = status.in_flight_bytes.load(Ordering::Relaxed);
-    gauge!("keyloom_in_flight_bytes", "partition" => label()).set(bytes as f64);
-    let live = status.sessions_live.load(Ordering::Relaxed).max(0);
-    gauge!("keyloom_sessions_live", "partition" => label()).set(live as f64);
-    let pool = status.pool_bytes.load(Ordering::Relaxed).max(0);
-    gauge!("keyloom_evicted_state_bytes", "partition" => label()).set(pool as f64);
-    let at = Timestamp(status.checkpoint_at.load(Ordering::Relaxed));
-    let age = if at.0 > 0 { now.seconds_since(at) } else { 0.0 };
-    gauge!("keyloom_checkpoint_age_seconds", "partition" => label()).set(age);
-    let running = if status.running.load(Ordering::Relaxed) { 1.0 } else { 0.0 };
-    gauge!("keyloom_partition_running", "partition" => label()).set(running);
 }

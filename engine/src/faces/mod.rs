@@ -3,6 +3,7 @@
 pub mod features;
 pub mod health;
 pub mod metrics;
+pub mod observe;
 mod server;
 
 use std::sync::Arc;

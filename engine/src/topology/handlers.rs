@@ -35,10 +35,9 @@ pub(super) fn read(
     root: &DeTable<'_>,
     catalog: &dyn HandlerCatalog,
 ) -> BTreeMap<String, serde_json::Value> {
-    let known = catalog.names();
     let mut handlers = BTreeMap::new();
     for (name, field) in named(r, root, "handler").unwrap_or_default() {
-        if !known.iter().any(|k| k == name) {
+        if !catalog.knows(name) {
             refuse_unknown(r, field.key, &format!("[handler.{}]", super::problems::printable(name)), name, catalog);
             continue;
         }

@@ -49,6 +49,10 @@ pub const FILE_BYTES_MAX: u64 = 64 << 10;
 pub trait HandlerCatalog {
     /// Their names.
     fn names(&self) -> Vec<String>;
+    /// Whether there is one of this name.
+    fn knows(&self, handler: &str) -> bool {
+        self.names().iter().any(|name| name == handler)
+    }
     /// Whether `config` is a valid configuration for `handler`; the error says what is wrong and what to do.
     fn check(&self, handler: &str, config: &serde_json::Value) -> Result<(), String>;
 }

@@ -257,7 +257,7 @@ fn read_sessions(
     if let Some(handler) = &handler {
         let configured = field(root, "handler")
             .is_some_and(|h| matches!(h.value, DeValue::Table(t) if t.contains_key(handler.as_str())));
-        if !catalog.names().contains(handler) {
+        if !catalog.knows(handler) {
             handlers::refuse_unknown(r, s.span_of("handler"), "[sessions] handler", handler, catalog);
         } else if !configured && let Err(problem) = catalog.check(handler, &serde_json::json!({})) {
             let message = format!("[sessions] handler: {} needs a configuration: {problem}", quoted(handler));

@@ -208,7 +208,6 @@ def main():
   Keyloom is running, and {rate} events a second of a synthetic shop are on their way to it.
 
     features of one user   {base}/v1/features/{user}
-    dashboard              {base}/
     metrics                {base}/metrics
     the lake (Parquet)     {home}/lake       a file every {CUT_AGE} here, every 5 minutes as the quick start has it
     logs                   {home}/engine.log

@@ -2,7 +2,7 @@
 //! user and every row; once with nothing but the engine, once with NATS and S3.
 
 use keyloom_tests::support::{
-    engine::{Engine, S3Lake, Topology, folder, generate},
+    engine::{Engine, S3Lake, Topology, folder, generate, succeed},
     oracle,
     servers::{Nats, S3},
 };
@@ -23,6 +23,26 @@ fn with_nats_and_s3() {
     let s3 = S3::start(folder.path(), &["lake"], false);
     let lake = S3Lake { endpoint: s3.url(), bucket: "lake".to_owned() };
     whole_job(folder.path(), &Topology { nats: Some(nats.url()), s3: Some(lake), ..Topology::default() });
+}
+
+#[test]
+fn events_of_any_nats_client_are_processed() {
+    let folder = folder();
+    let nats = Nats::start(folder.path(), "");
+    let engine = Engine::start(folder.path(), &Topology { nats: Some(nats.url()), ..Topology::default() });
+    // No ids and no keys in headers: repeats reach the log, and the sessions absorb them.
+    let lines = ["--events", "5000", "--users", "300", "--duplicates", "0.02", "--seed", "7", "--to"];
+    succeed(&[&["generate"], &lines[..], &["events.jsonl"]].concat(), folder.path());
+    succeed(&[&["generate"], &lines[..], &[nats.url().as_str()]].concat(), folder.path());
+    let input = folder.path().join("events.jsonl");
+    let distinct: u64 = oracle::events_per_user(&input).values().sum();
+    let metrics = engine.wait_settled(5_000, 5_000);
+    let outcome = |name| metrics.count("keyloom_events_total", &[("outcome", name)]);
+    assert_eq!((outcome("applied"), outcome("duplicate")), (distinct, 5_000 - distinct));
+    for (user, events) in oracle::events_per_user(&input) {
+        let answer = engine.features(&user).unwrap_or_else(|| panic!("{user} is unknown"));
+        assert_eq!(answer["features"]["event_count"], events, "{answer}");
+    }
 }
 
 fn whole_job(folder: &std::path::Path, topology: &Topology) {

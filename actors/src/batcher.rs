@@ -34,6 +34,8 @@ const TICK: Duration = Duration::from_millis(100);
 const READ_EVENTS_MAX: usize = 4_096;
 const READ_BYTES_MAX: usize = 4 << 20;
 const READ_WAIT: Duration = Duration::from_millis(50);
+/// Fed batches that wait while the lake takes its time, at most; more are read from the log later.
+const BACKLOG_MAX: usize = 8;
 /// Wait between attempts of a put, and of a read.
 const PUT_BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
 const READ_BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
@@ -133,7 +135,7 @@ impl Actor for Batcher {
     ) -> Result<BatcherState, ActorProcessingErr> {
         myself.send_interval(TICK, || BatcherMsg::Tick);
         let next = args.output.cursor + 1;
-        args.status.tables_cursor.store(args.output.cursor, Ordering::Relaxed);
+        args.status.set_table_cursor(&args.table.name, args.output.cursor);
         let Output { rows, files, bytes, .. } = args.output;
         observe::table_written(&args.table.name, args.partition, rows, files, bytes);
         observe::table_stalled(&args.table.name, false);
@@ -187,6 +189,11 @@ impl BatcherState {
         loop {
             if self.must_cut() {
                 if self.writing {
+                    if self.backlog.len() > BACKLOG_MAX {
+                        // A lake that is only slow must not hold the credit of the sessions: read these again later.
+                        self.backlog.clear();
+                        self.read_on(myself);
+                    }
                     break;
                 }
                 self.cut(myself)?;
@@ -312,7 +319,8 @@ impl BatcherState {
     }
 
     fn cut(&mut self, myself: &ActorRef<BatcherMsg>) -> Result<(), ActorFailure> {
-        let Some(buffer) = self.buffer.take() else { return Ok(()) };
+        // Without rows (all of the range is gone, or none has a place in a table) the cursor moves all the same.
+        let buffer = self.buffer.take().unwrap_or_else(|| self.args.table.format.open());
         let (first, last) = (self.first, self.next - 1);
         self.first = self.next;
         self.writing = true;
@@ -336,7 +344,7 @@ impl BatcherState {
     fn written(&mut self, myself: &ActorRef<BatcherMsg>, output: Output) {
         self.writing = false;
         self.args.output = output;
-        self.args.status.tables_cursor.store(output.cursor, Ordering::Relaxed);
+        self.args.status.set_table_cursor(&self.args.table.name, output.cursor);
         if self.args.stalled.swap(false, Ordering::Relaxed) {
             observe::table_stalled(&self.args.table.name, false);
             self.read_on(myself); // what the router kept back meanwhile

@@ -97,6 +97,16 @@ pub struct Cell {
     frozen_answer: Option<(u64, Bytes)>,
 }
 
+/// What [`Cell::collect_share`] found.
+pub enum Collected {
+    /// The committed version, and the one as of the cut.
+    Share(Option<(Tag, Bytes)>, Bytes),
+    /// Events at or below the cut still wait.
+    NotYet,
+    /// It has no share any more.
+    Nothing,
+}
+
 /// What a turn did, for the shard's books.
 #[derive(Default)]
 pub struct Turn {
@@ -159,7 +169,7 @@ impl Cell {
     pub fn hydrate(&mut self, factory: &Arc<dyn LogicFactory>, stored: Option<(Tag, Bytes)>) -> Result<(), StateError> {
         let core = match &stored {
             Some((_, version)) => SessionCore::decode(factory, version)?,
-            None => SessionCore::new(factory),
+            None => SessionCore::new(factory)?,
         };
         self.committed = stored;
         self.core = Core::Live(Box::new(core));
@@ -246,7 +256,7 @@ impl Cell {
 
     /// A barrier passed behind sequence `cut`: true when this cell has a share in the checkpoint.
     pub fn begin_share(&mut self, cut: u64) -> bool {
-        let touched = self.dirty || self.has_events() || matches!(self.core, Core::Absent);
+        let touched = self.dirty || self.has_events();
         if touched {
             self.share = Share::Due(cut);
         }
@@ -258,27 +268,18 @@ impl Cell {
         if let Share::Due(cut) = self.share
             && next > cut
         {
-            let version = core.encode(factory).map_err(|e| {
-                self.trying = next;
-                self.fail(Failure { seq: next, reason: Reason::Error, text: e.0, retry_after: None })
-            })?;
+            self.trying = next;
+            let version = core
+                .encode(factory)
+                .map_err(|e| self.fail(Failure { seq: next, reason: Reason::Error, text: e.0, retry_after: None }))?;
             self.share = Share::Taken(version);
             self.dirty = false;
         }
         Ok(())
     }
 
-    /// The share for checkpoint `tag`: the committed version, and the one as of the cut. `Ok(None)`: not ready, events at
-    /// or below the cut still wait.
-    #[expect(
-        clippy::type_complexity,
-        reason = "the two versions of a state record, as record::encode_state takes them"
-    )]
-    pub fn collect_share(
-        &mut self,
-        factory: &Arc<dyn LogicFactory>,
-        tag: Tag,
-    ) -> Result<Option<(Option<(Tag, Bytes)>, Bytes)>, StateError> {
+    /// The share for checkpoint `tag`.
+    pub fn collect_share(&mut self, factory: &Arc<dyn LogicFactory>, tag: Tag) -> Result<Collected, StateError> {
         let version = match std::mem::replace(&mut self.share, Share::None) {
             Share::Taken(version) => version,
             Share::Due(cut) => {
@@ -295,14 +296,14 @@ impl Cell {
                     }
                     _ => {
                         self.share = Share::Due(cut);
-                        return Ok(None);
+                        return Ok(Collected::NotYet);
                     }
                 }
             }
-            Share::None => return Ok(None),
+            Share::None => return Ok(Collected::Nothing),
         };
         self.in_flight = Some((tag, version.clone()));
-        Ok(Some((self.committed.clone(), version)))
+        Ok(Collected::Share(self.committed.clone(), version))
     }
 
     /// The checkpoint with this cut is acknowledged: what it wrote is now the committed version.
@@ -334,7 +335,10 @@ impl Cell {
         if let Core::Live(core) = &self.core {
             let version = core.encode(factory)?;
             if self.unpublished_since.is_some() {
-                self.frozen_answer = Some((core.applied(), core.answer(&self.key, partition)));
+                self.frozen_answer = core.answer(&self.key, partition).map(|answer| (core.applied(), answer));
+                if self.frozen_answer.is_none() {
+                    self.unpublished_since = None;
+                }
             }
             self.core = Core::Frozen(version);
             self.inbox = VecDeque::new();
@@ -367,7 +371,11 @@ impl Cell {
         let (applied, answer) = match &self.core {
             Core::Live(core) if (caught_up || core.applied() > floor) && core.applied() >= self.published => {
                 self.unpublished_since?;
-                (core.applied(), core.answer(&self.key, partition))
+                let Some(answer) = core.answer(&self.key, partition) else {
+                    self.unpublished_since = None; // its handler cannot say them; the last answer stays
+                    return None;
+                };
+                (core.applied(), answer)
             }
             Core::Frozen(_) => self.frozen_answer.take()?,
             _ => return None,
@@ -411,7 +419,7 @@ impl Cell {
         let taken = if let Share::Taken(version) = &self.share { Some(version) } else { None };
         let core = match taken.or(newest.map(|(_, version)| version)) {
             Some(version) => SessionCore::decode(factory, version)?,
-            None => SessionCore::new(factory),
+            None => SessionCore::new(factory)?,
         };
         let applied = core.applied();
         let keep = self.history.partition_point(|(seq, _)| *seq <= applied);
@@ -423,8 +431,10 @@ impl Cell {
         }
         let again = self.history.drain(keep..).map(|(seq, _)| seq).collect();
         self.counted = self.counted.min(keep);
-        self.dead.clear();
-        Ok(Recovery { core: Box::new(core), again, counts: within, counts_behind: behind })
+        // What the failed turn had consumed and the recovered state contains was not reported yet.
+        let dead = std::mem::take(&mut self.dead).into_iter().filter(|letter| letter.seq <= applied).collect();
+        let unreported = self.count(cut);
+        Ok(Recovery { core: Box::new(core), again, counts: within, counts_behind: behind, unreported, dead })
     }
 
     /// Goes on from a recovered state: the events read again come before the queue. Until then the cell has no state, so
@@ -433,11 +443,19 @@ impl Cell {
         for event in again.into_iter().rev() {
             self.inbox.push_front(event);
         }
+        self.answer_listed = false; // the shard's list may have passed over it meanwhile
         self.core = Core::Live(core);
     }
 
-    /// Gives up everything that waits, without a state: the stored one cannot be read. Returns the dead letters.
+    /// Gives up everything that waits, without a state: the stored one cannot be read, and stays as it is. Returns the
+    /// dead letters.
     pub fn abandon(&mut self, error: &str) -> Vec<DeadLetter> {
+        self.core = Core::Absent;
+        self.dirty = false;
+        self.unpublished_since = None;
+        if matches!(self.share, Share::Due(_)) {
+            self.share = Share::None;
+        }
         let letters = self.inbox.drain(..);
         let letters = letters.map(|event| DeadLetter::of(event.get().event(), Reason::Error, error.to_owned(), 0));
         letters.collect()
@@ -454,4 +472,8 @@ pub struct Recovery {
     pub counts: Counts,
     /// Counts to take back, behind it.
     pub counts_behind: Counts,
+    /// Counts to add, at or below the cut and behind it: of the turn that failed, before it did.
+    pub unreported: (Counts, Counts),
+    /// Its dead letters.
+    pub dead: Vec<DeadLetter>,
 }

@@ -25,8 +25,6 @@ use crate::{
 
 /// Wait before a batch is tried again.
 const COMMIT_BACKOFF: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(5));
-/// Wait before shards are asked again for shares that were not ready.
-const SHARES_WAIT: Duration = Duration::from_millis(2);
 /// How often the committer looks whether a checkpoint is due.
 const TICK: Duration = Duration::from_millis(20);
 /// Behind by more events than this, the partition counts as busy.
@@ -100,6 +98,8 @@ struct Under {
     dead: VecDeque<StoreEntry>,
     entries: VecDeque<StoreEntry>,
     answers: Vec<Answer>,
+    /// Shards asked in a row that had nothing ready.
+    unready: usize,
 }
 
 /// The state.
@@ -115,6 +115,8 @@ pub struct CommitterState {
     checkpoint_began: Instant,
     checkpoint_ended: Instant,
     draining: Vec<oneshot::Sender<()>>,
+    /// The checkpoint under way was cut after the router stopped, for whoever drains; and it is done.
+    cuts_for_drain: bool,
     drain_cut: bool,
     stepping: bool,
 }
@@ -143,6 +145,7 @@ impl Actor for Committer {
             checkpoint_began: now,
             checkpoint_ended: now,
             draining: Vec::new(),
+            cuts_for_drain: false,
             drain_cut: false,
             stepping: false,
         })
@@ -161,9 +164,12 @@ impl Actor for Committer {
             CommitterMsg::Cut(cut) => state.begin_writing(*cut),
             CommitterMsg::AnswersDue => state.answers_due = true,
             CommitterMsg::Write(entries, reply) => state.writes.push_back((entries, reply)),
+            CommitterMsg::Drain(reply) if state.is_below_floor() => {
+                reply.send(()).ok(); // nothing new to save: the last checkpoint is as good
+            }
             CommitterMsg::Drain(reply) => {
                 state.draining.push(reply);
-                state.drain_cut = false;
+                (state.drain_cut, state.cuts_for_drain) = (false, false);
             }
         }
         if !state.stepping && state.step().await? {
@@ -192,10 +198,12 @@ impl CommitterState {
                     .cast(RouterMsg::Barrier { n })
                     .map_err(|_| ActorFailure::Again("the router is gone".to_owned()))?;
                 self.checkpoint_began = Instant::now();
+                self.cuts_for_drain = !self.draining.is_empty();
                 self.phase = Phase::Cutting;
                 Ok(false)
             }
-            Phase::Writing(_) => self.write_shares().await.map(|()| true),
+            // A key that is not ready (it restarts, say) holds up its checkpoint; features of the others go on.
+            Phase::Writing(_) => Ok(self.write_shares().await? || self.publish().await?),
             Phase::Idle | Phase::Cutting => self.publish().await,
         }
     }
@@ -233,14 +241,19 @@ impl CommitterState {
         let status = &self.args.status;
         let routed = status.routed.load(Relaxed);
         let uncommitted = routed.saturating_sub(self.args.checkpoint.cut);
-        if self.router.is_none() || routed < self.args.floor {
-            return false; // behind what was published before this process: features must not go back in time
+        if self.router.is_none() || self.is_below_floor() {
+            return false;
         }
         if !self.draining.is_empty() && !self.drain_cut {
             return true;
         }
         let pressed = status.pool_bytes.load(Relaxed) > POOL_BYTES_MAX / 2 || uncommitted > UNCOMMITTED_EVENTS_MAX / 2;
         uncommitted > 0 && (pressed || self.checkpoint_ended.elapsed() >= self.args.checkpoint_every)
+    }
+
+    /// Behind what was published before this process: features must not go back in time.
+    fn is_below_floor(&self) -> bool {
+        self.args.status.routed.load(std::sync::atomic::Ordering::Relaxed) < self.args.floor
     }
 
     fn tag(&self) -> Tag {
@@ -258,13 +271,15 @@ impl CommitterState {
             dead,
             entries: VecDeque::new(),
             answers: Vec::new(),
+            unready: 0,
         }));
     }
 
-    async fn write_shares(&mut self) -> Result<(), ActorFailure> {
+    /// Writes the next part of a checkpoint; false when no key with a share is ready.
+    async fn write_shares(&mut self) -> Result<bool, ActorFailure> {
         let max = self.args.store.batch_max();
         let (partition, tag) = (self.args.claim.partition, self.tag());
-        let Phase::Writing(under) = &mut self.phase else { return Ok(()) };
+        let Phase::Writing(under) = &mut self.phase else { return Ok(false) };
         if under.entries.len() + under.answers.len() < max
             && let Some(shard) = under.waiting.first()
         {
@@ -278,8 +293,18 @@ impl CommitterState {
                 under.dead.extend(dead.iter().map(|letter| dead_entry(partition, letter, tag)));
                 under.waiting.remove(0);
             } else if nothing {
-                tokio::time::sleep(SHARES_WAIT).await;
                 under.waiting.rotate_left(1);
+                under.unready += 1;
+                if under.unready >= under.waiting.len() {
+                    under.unready = 0;
+                    if under.entries.is_empty() && under.answers.is_empty() {
+                        return Ok(false);
+                    }
+                    // Before anything newer of the same keys is published.
+                    let entries = under.entries.drain(..).collect();
+                    let answers = std::mem::take(&mut under.answers);
+                    return self.commit_with_answers(entries, answers, false).await.map(|()| true);
+                }
             }
         }
         let ready = under.entries.len() + under.answers.len();
@@ -287,10 +312,10 @@ impl CommitterState {
             let count = under.entries.len().min(max.saturating_sub(under.answers.len()));
             let entries = under.entries.drain(..count).collect();
             let answers = std::mem::take(&mut under.answers);
-            return self.commit_with_answers(entries, answers, false).await;
+            return self.commit_with_answers(entries, answers, false).await.map(|()| true);
         }
         if !under.waiting.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         if !under.dead.is_empty() {
             let room = max - ready;
@@ -299,11 +324,11 @@ impl CommitterState {
             if !under.dead.is_empty() {
                 let entries = under.entries.drain(..).collect();
                 let answers = std::mem::take(&mut under.answers);
-                return self.commit_with_answers(entries, answers, false).await;
+                return self.commit_with_answers(entries, answers, false).await.map(|()| true);
             }
-            return Ok(());
+            return Ok(true);
         }
-        self.finish_checkpoint().await
+        self.finish_checkpoint().await.map(|()| true)
     }
 
     async fn finish_checkpoint(&mut self) -> Result<(), ActorFailure> {
@@ -330,7 +355,7 @@ impl CommitterState {
         status.checkpoint_at.store(self.args.clock.now().0, std::sync::atomic::Ordering::Relaxed);
         self.checkpoint_ended = Instant::now();
         observe::checkpoint(self.checkpoint_began.elapsed().as_secs_f64());
-        if !self.draining.is_empty() {
+        if self.cuts_for_drain {
             self.drain_cut = true;
             self.answers_due = true;
         }

@@ -106,7 +106,8 @@ impl DeadLetter {
             error,
             attempts,
             stored: event.stored,
-            payload,
+            // A copy: a slice would keep the whole block that the event came in, outside of all credit.
+            payload: Bytes::copy_from_slice(&payload),
             payload_bytes,
         }
     }

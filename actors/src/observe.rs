@@ -11,7 +11,7 @@ pub fn describe() {
         Unit::Count,
         "Sessions started, by cause: new, hydrate, restart."
     );
-    describe_counter!("keyloom_session_evictions_total", Unit::Count, "Sessions evicted, by reason: lru, idle, drain.");
+    describe_counter!("keyloom_session_evictions_total", Unit::Count, "Sessions evicted, by reason: lru, idle.");
     describe_counter!("keyloom_actor_restarts_total", Unit::Count, "Actors restarted, by actor and cause.");
     describe_counter!(
         "keyloom_event_time_clamped_total",

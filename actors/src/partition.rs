@@ -147,7 +147,7 @@ impl Actor for Partition {
                 if let Some(tree) = &state.tree {
                     tokio::spawn(drain(tree.router.clone(), tree.committer.clone(), tree.batchers.clone(), reply));
                 } else {
-                    reply.send(()).ok(); // nothing runs, so nothing is to be saved
+                    drop(reply); // nothing runs, so nothing can be said to be saved
                 }
             }
         }
@@ -211,10 +211,8 @@ impl PartitionState {
             return; // the reader reports what is wrong; lag just stays as it is
         };
         status.log_last.fetch_max(info.last_seq, Ordering::Relaxed);
-        let mut done = status.cut.load(Ordering::Relaxed);
-        if !self.plan.tables.is_empty() {
-            done = done.min(status.tables_cursor.load(Ordering::Relaxed));
-        }
+        let cut = status.cut.load(Ordering::Relaxed);
+        let done = status.tables_cursor().map_or(cut, |tables| tables.min(cut));
         if let Err(error) = self.plan.homes.log.release(partition, done).await {
             tracing::warn!(partition, %error, "the log does not let go of old events");
         }
@@ -292,7 +290,7 @@ async fn grow(plan: &PartitionPlan, myself: &ActorRef<PartitionMsg>) -> Result<T
     }
     let mut records = homes.store.get(&names).await?.into_iter();
     let mut next = || records.next().flatten();
-    let checkpoint = next().map(|r| Checkpoint::decode(&r)).transpose()?.unwrap_or_default();
+    let mut checkpoint = next().map(|r| Checkpoint::decode(&r)).transpose()?.unwrap_or_default();
     let head = next().map(|r| Head::decode(&r)).transpose()?.unwrap_or_default();
     let mut outputs = Vec::new();
     for _ in &plan.tables {
@@ -308,7 +306,14 @@ async fn grow(plan: &PartitionPlan, myself: &ActorRef<PartitionMsg>) -> Result<T
             checkpoint.cut, info.last_seq
         )));
     }
+    if checkpoint.n == 0 && info.first_seq > 1 {
+        // An old stream, and an engine that is new to it: what is gone was never ours to process.
+        checkpoint.cut = info.first_seq - 1;
+        checkpoint.counters.dropped.insert("before_start".to_owned(), checkpoint.cut);
+        outputs.iter_mut().for_each(|(output, _)| output.cursor = output.cursor.max(info.first_seq - 1));
+    }
     status.start_from(&checkpoint.counters, checkpoint.cut);
+    status.checkpoint_at.store(plan.clock.now().0, Ordering::Relaxed);
     status.log_last.store(info.last_seq, Ordering::Relaxed);
     let credit = Credit::new(plan.in_flight_max);
     let (name, cell) = (|role: &str| Some(format!("{role}-{partition}-{}", claim.epoch)), myself.get_cell());
@@ -375,6 +380,7 @@ async fn grow(plan: &PartitionPlan, myself: &ActorRef<PartitionMsg>) -> Result<T
         partition,
         log: Arc::clone(&homes.log),
         from: checkpoint.cut + 1,
+        floor: head.published,
         clock: checkpoint.clock,
         keys: plan.keys.clone(),
         credit,

@@ -85,7 +85,7 @@ pub enum LogError {
 #[async_trait]
 pub trait Log: Send + Sync + 'static {
     /// Stores `records` in order; answers, in the same order, when they are stored under the log's fsync policy.
-    /// On an error any prefix may have been stored.
+    /// On an error any part of them may have been stored: send them again with the same ids.
     async fn append(&self, partition: u32, records: Vec<NewRecord>) -> Result<Vec<Stored>, LogError>;
 
     /// A reader that yields every event from sequence `from` on, in order, and waits for more at the end.
@@ -198,7 +198,8 @@ pub trait Store: Send + Sync + 'static {
     /// Writes `entries` and `head` (the value of the head record) atomically, if the claim still stands and no other
     /// batch came between; then updates `claim`. When the outcome is unknown, finds out before it answers.
     /// `durable`: answer only when the write has the home's full durability; without it, a crash of the machine may take
-    /// back this batch, but never one before it.
+    /// back this batch, but never one before it. `head` must be unique per commit: it is how a batch whose answer was lost
+    /// is recognised.
     async fn commit(
         &self,
         claim: &mut Claim,

@@ -231,7 +231,9 @@ pub fn valid_version(record: &Bytes, checkpoint: &Checkpoint) -> Result<Option<(
         let len = u32_le(&mut rest, WHAT)? as usize;
         let version = split(&mut rest, len, WHAT)?;
         if checkpoint.is_valid(tag) && newest.as_ref().is_none_or(|(t, _)| *t < tag) {
-            newest = Some((tag, record.slice_ref(version)));
+            // A copy: a slice would keep the whole record, and whatever block of the store it came in, for as long as the
+            // session is resident.
+            newest = Some((tag, Bytes::copy_from_slice(version)));
         }
     }
     Ok(newest)
@@ -360,7 +362,7 @@ struct DeadBody {
     error: String,
     attempts: u32,
     stored: Timestamp,
-    payload: Vec<u8>,
+    payload: Bytes,
     payload_bytes: u64,
 }
 
@@ -374,7 +376,7 @@ pub fn encode_dead_letter(letter: &DeadLetter, tag: Tag) -> Bytes {
         error: letter.error.clone(),
         attempts: letter.attempts,
         stored: letter.stored,
-        payload: letter.payload.to_vec(),
+        payload: letter.payload.clone(),
         payload_bytes: letter.payload_bytes,
     };
     seal_named(DEAD, &body)
@@ -390,7 +392,7 @@ pub fn decode_dead_letter(bytes: &[u8]) -> Result<(DeadLetter, Tag), RecordError
         error: body.error,
         attempts: body.attempts,
         stored: body.stored,
-        payload: body.payload.into(),
+        payload: body.payload,
         payload_bytes: body.payload_bytes,
     };
     Ok((letter, body.tag))

@@ -88,7 +88,7 @@ impl Actor for Root {
         tokio::spawn(async move {
             for wait in waits {
                 if wait.await.is_err() {
-                    std::future::pending::<()>().await; // not drained: the caller's limit ends it
+                    return; // not drained; the reply goes with this task, which says so
                 }
             }
             reply.send(()).ok(); // whoever asked may have stopped waiting

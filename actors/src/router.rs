@@ -54,6 +54,9 @@ pub struct RouterArguments {
     pub log: Arc<dyn Log>,
     /// First sequence to read.
     pub from: u64,
+    /// There is no checkpoint before this sequence, see [`crate::record::Head::published`]: the limits that wait for one
+    /// count from here on.
+    pub floor: u64,
     /// The clock of the checkpoint it starts from.
     pub clock: Timestamp,
     /// How keys are found.
@@ -178,7 +181,9 @@ impl RouterState {
         let status = &self.args.status;
         status.in_flight_bytes.store(self.args.credit.in_flight(), Ordering::Relaxed);
         let uncommitted = self.routed.saturating_sub(status.cut.load(Ordering::Relaxed));
-        if status.pool_bytes.load(Ordering::Relaxed) > POOL_BYTES_MAX || uncommitted > UNCOMMITTED_EVENTS_MAX {
+        let is_full =
+            status.pool_bytes.load(Ordering::Relaxed) > POOL_BYTES_MAX || uncommitted > UNCOMMITTED_EVENTS_MAX;
+        if is_full && self.routed >= self.args.floor {
             tokio::time::sleep(PULL_WAIT).await; // the committer sees the same numbers and makes a checkpoint
             return Ok(());
         }

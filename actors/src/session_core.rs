@@ -2,7 +2,10 @@
 //!
 //! Pure: the actor around it is `session`, its queue and its part in checkpoints are in `cell`.
 
-use std::sync::Arc;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
@@ -34,9 +37,9 @@ pub enum Outcome {
 
 impl SessionCore {
     /// For a key never seen.
-    pub fn new(factory: &Arc<dyn LogicFactory>) -> Self {
+    pub fn new(factory: &Arc<dyn LogicFactory>) -> Result<Self, StateError> {
         let (applied, event_time, recent) = Default::default();
-        Self { logic: factory.create(), applied, event_time, recent }
+        Ok(Self { logic: guarded(|| Ok(factory.create()))?, applied, event_time, recent })
     }
 
     /// From what [`SessionCore::encode`] made.
@@ -51,7 +54,7 @@ impl SessionCore {
             )));
         }
         Ok(Self {
-            logic: factory.decode(version.state_version, &version.payload)?,
+            logic: guarded(|| factory.decode(version.state_version, &version.payload))?,
             applied: version.applied,
             event_time: version.event_time,
             recent: RecentIds::from_stored(&version.recent_ids),
@@ -94,20 +97,32 @@ impl SessionCore {
             factory.name(),
             factory.state_version(),
             self.recent.iter(),
-            |out| failed = self.logic.encode(out),
+            |out| failed = guarded(|| self.logic.encode(out)),
         );
         failed.map(|()| version)
     }
 
-    /// The feature answer as JSON, without `as_of` (FORMATS "Answers").
-    pub fn answer(&self, key: &Key, partition: u32) -> Bytes {
+    /// The feature answer as JSON, without `as_of`; `None` when the handler panics over it.
+    pub fn answer(&self, key: &Key, partition: u32) -> Option<Bytes> {
         let mut out = Vec::with_capacity(1024);
         out.extend_from_slice(b"{\"key\":");
         serde_json::to_writer(&mut out, key.as_str()).expect("a string in memory serializes");
         out.extend_from_slice(format!(",\"profile\":null,\"partition\":{partition},\"features\":{{").as_bytes());
-        self.logic.features(&mut Features::new(&mut out));
+        let said = guarded(|| {
+            self.logic.features(&mut Features::new(&mut out));
+            Ok(())
+        });
+        if let Err(error) = said {
+            tracing::error!(error = error.0, "the features of a key cannot be said");
+            return None;
+        }
         let time = self.event_time.to_rfc3339();
         out.extend_from_slice(format!("}},\"event_time\":\"{time}\",\"seq\":{}}}", self.applied).as_bytes());
-        out.into()
+        Some(out.into())
     }
+}
+
+/// Runs code of a handler on the shard's own turn: a panic there must not take the shard with it.
+fn guarded<T>(work: impl FnOnce() -> Result<T, StateError>) -> Result<T, StateError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(StateError("the handler panicked".to_owned())))
 }

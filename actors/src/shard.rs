@@ -18,8 +18,8 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 
 use crate::{
-    budget::Backoff,
-    cell::{Cell, Core, Failure, Recovery},
+    budget::{Backoff, RestartBudget},
+    cell::{Cell, Collected, Core, Failure, Recovery},
     committer::CommitterMsg,
     counts::Counts,
     dead_letter::{DeadLetter, Reason},
@@ -43,6 +43,12 @@ const IDLE_EVICTIONS_PER_TICK: usize = 256;
 /// States read from the store in one request.
 const HYDRATE_BATCH_MAX: usize = 512;
 /// Wait before the first and before later restarts of a session, and before a read is tried again.
+/// Restarts of one key's session within this many seconds, at most; beyond, each event that fails gets one attempt only,
+/// so that a key whose every event fails does not live on restarts.
+const RESTARTS_MAX: usize = 100;
+const RESTARTS_WINDOW_SECONDS: u64 = 60;
+/// Longest wait that a handler can ask for: its key holds up the checkpoint meanwhile.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
 const RESTART_BACKOFF: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(500));
 const READ_BACKOFF: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(5));
 
@@ -155,6 +161,7 @@ struct Slot {
     cell: SharedCell,
     phase: Phase,
     backoff: Backoff,
+    restarts: RestartBudget,
 }
 
 enum Phase {
@@ -248,7 +255,12 @@ impl Actor for Shard {
             ShardMsg::Events { batch, indexes, through } => {
                 state.report();
                 let missing = state.deliver(&batch, &indexes);
+                let was_behind = state.delivered < state.args.floor;
                 state.delivered = through;
+                if was_behind && through >= state.args.floor {
+                    // What was due all the while may be published now.
+                    drop(state.args.committer.cast(CommitterMsg::AnswersDue));
+                }
                 state.open_sessions(&myself, missing).await;
                 state.evict_over_limit();
             }
@@ -273,6 +285,7 @@ impl Actor for Shard {
                 state.report();
                 state.tick += 1;
                 state.slots.set_tick(state.tick);
+                state.evict_over_limit();
                 state.evict_idle();
             }
         }
@@ -337,7 +350,8 @@ impl ShardState {
             let cell = cell.unwrap_or_else(|| Arc::new(Mutex::new(Cell::new(key.clone()))));
             lock(&cell).push(queued);
             missing.push(key.clone());
-            self.slots.insert(key, Slot { cell, phase: Phase::Hydrating, backoff: RESTART_BACKOFF });
+            let restarts = RestartBudget::new(RESTARTS_MAX, RESTARTS_WINDOW_SECONDS);
+            self.slots.insert(key, Slot { cell, phase: Phase::Hydrating, backoff: RESTART_BACKOFF, restarts });
         }
         missing
     }
@@ -449,6 +463,9 @@ impl ShardState {
         let Some(key) = self.by_actor.remove(&id) else { return };
         self.args.status.sessions_live.fetch_sub(1, Ordering::Relaxed);
         let Some(slot) = self.slots.peek(key.as_str()) else { return };
+        if !matches!(&slot.phase, Phase::Live(session) if session.get_id() == id) {
+            return; // a predecessor that was ending anyway
+        }
         let cut = lock(&self.desk.books).cut;
         let mut cell = lock(&slot.cell);
         let failure = cell.failure(|| error.to_owned());
@@ -460,11 +477,13 @@ impl ShardState {
         observe::restarted("session", cause);
         let mut wait = slot.backoff.wait();
         if let Some(failure) = &failure {
-            let attempts = cell.blame(failure, self.args.attempts);
-            if attempts >= self.args.attempts {
+            let now_seconds = self.tick * TICK.as_millis() as u64 / 1000;
+            let attempts_max = if slot.restarts.spend(now_seconds) { self.args.attempts } else { 1 };
+            let attempts = cell.blame(failure, attempts_max);
+            if attempts >= attempts_max {
                 slot.backoff.reset(); // giving it up is progress
             }
-            wait = wait.max(failure.retry_after.unwrap_or_default());
+            wait = wait.max(failure.retry_after.unwrap_or_default().min(RETRY_AFTER_MAX));
             tracing::warn!(
                 partition = self.args.partition,
                 seq = failure.seq,
@@ -478,9 +497,16 @@ impl ShardState {
         drop(cell);
         match recovery {
             Err(error) => self.unreadable(&key, error.0),
-            Ok(Recovery { core, again, counts, counts_behind }) => {
+            Ok(Recovery { core, again, counts, counts_behind, unreported, dead }) => {
                 slot.phase = Phase::Recovering(Some(core));
                 self.take_back(&key, &again, &counts, &counts_behind);
+                let mut books = lock(&self.desk.books);
+                books.counts.merge(&unreported.0);
+                books.counts_behind.merge(&unreported.1);
+                books.unreported.merge(&unreported.0);
+                books.unreported.merge(&unreported.1);
+                books.dead.extend(dead);
+                drop(books);
                 self.read_again(myself, key, again, wait);
             }
         }
@@ -547,8 +573,9 @@ impl ShardState {
 
     fn evict_over_limit(&mut self) {
         let mut evicted = 0;
-        while let Some(key) = self.slots.over_limit(may_go) {
-            self.evict(&key);
+        while let Some(key) = self.slots.over_limit(may_go)
+            && self.evict(&key)
+        {
             evicted += 1;
         }
         if evicted > 0 {
@@ -562,8 +589,8 @@ impl ShardState {
         let mut evicted = 0;
         while evicted < IDLE_EVICTIONS_PER_TICK as u64
             && let Some(key) = self.slots.idle_since(since, may_go)
+            && self.evict(&key)
         {
-            self.evict(&key);
             evicted += 1;
         }
         if evicted > 0 {
@@ -571,14 +598,15 @@ impl ShardState {
         }
     }
 
-    fn evict(&mut self, key: &Key) {
-        let Some(slot) = self.slots.remove(key.as_str()) else { return };
+    /// Takes a session out of memory; false when that is not possible.
+    fn evict(&mut self, key: &Key) -> bool {
+        let Some(slot) = self.slots.remove(key.as_str()) else { return false };
         let mut cell = lock(&slot.cell);
         if let Err(error) = cell.freeze(&self.args.factory, self.args.partition) {
             tracing::error!(error = error.0, "a session cannot be evicted: its state cannot be encoded");
             drop(cell);
             self.slots.insert(key.clone(), slot);
-            return;
+            return false;
         }
         let keep = !cell.is_clean();
         let bytes = cell.frozen_bytes();
@@ -595,6 +623,7 @@ impl ShardState {
         if keep {
             self.pool.insert(key.clone(), slot.cell);
         }
+        true
     }
 
     fn change_pool(&mut self, by: i64) {
@@ -629,7 +658,7 @@ impl ShardState {
             let Some(shared) = barrier.waiting.pop_front() else { break };
             let mut cell = lock(&shared);
             match cell.collect_share(&self.args.factory, barrier.tag) {
-                Ok(Some((committed, version))) => {
+                Ok(Collected::Share(committed, version)) => {
                     let committed = committed.as_ref().map(|(tag, version)| (*tag, &version[..]));
                     let record = record::encode_state(committed, barrier.tag, &version);
                     let name = RecordKey::State(self.args.partition, cell.key().clone());
@@ -638,10 +667,11 @@ impl ShardState {
                     drop(cell);
                     self.in_flight.push(shared);
                 }
-                Ok(None) => {
+                Ok(Collected::NotYet) => {
                     drop(cell);
                     barrier.waiting.push_back(shared);
                 }
+                Ok(Collected::Nothing) => {}
                 Err(error) => tracing::error!(error = error.0, "a state cannot be encoded; its last version stays"),
             }
         }
@@ -675,6 +705,9 @@ impl ShardState {
 
     fn collect_answers(&mut self, max: usize) -> (Vec<Answer>, bool) {
         self.desk.announced.store(false, Ordering::Release);
+        if self.delivered < self.args.floor {
+            return (Vec::new(), false); // an earlier owner has published newer answers than these may be
+        }
         let mut books = lock(&self.desk.books);
         let due: Vec<_> = {
             let n = books.due.len().min(max);

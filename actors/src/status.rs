@@ -2,9 +2,12 @@
 //!
 //! Written by the actors, once per batch or turn; read at any time.
 
-use std::sync::{
-    Mutex,
-    atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+    },
 };
 
 use crate::{counts::Counts, record::Counters, timestamp::Timestamp};
@@ -36,8 +39,8 @@ pub struct Status {
     pub in_flight_bytes: AtomicU64,
     /// The partition is claimed, read, and running.
     pub running: AtomicBool,
-    /// Lowest sequence that every table has in the lake.
-    pub tables_cursor: AtomicU64,
+    /// How far each table is in the lake.
+    tables: Mutex<BTreeMap<String, u64>>,
     /// Events of the log that were gone before they could be read.
     pub dropped: AtomicU64,
     /// Why the partition is not well, if it is not.
@@ -88,6 +91,16 @@ impl Status {
         }
         counters.add(&lock(&self.base));
         counters
+    }
+
+    /// A table has everything up to `cursor` in the lake.
+    pub fn set_table_cursor(&self, table: &str, cursor: u64) {
+        lock(&self.tables).insert(table.to_owned(), cursor);
+    }
+
+    /// The lowest of all tables' cursors; `None` when there is no table.
+    pub fn tables_cursor(&self) -> Option<u64> {
+        lock(&self.tables).values().copied().min()
     }
 
     /// Says what is wrong, or that nothing is.

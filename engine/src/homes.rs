@@ -129,7 +129,10 @@ async fn open_lake(topology: &Topology) -> anyhow::Result<(Arc<dyn Lake>, String
             match lake::S3Lake::open(&options).await {
                 Ok(opened) => Ok((Arc::new(opened), s3.prefix.clone())),
                 Err(error @ LakeError::Refused(_)) => Err(error.into()),
-                Err(LakeError::Unavailable(error)) => Err(anyhow!("the lake is not reachable: {error}")),
+                Err(LakeError::Unavailable(error)) => {
+                    tracing::warn!(error, "the lake is not reachable; features go on, files wait for it");
+                    Ok((Arc::new(lake::LateLake::new(options)), s3.prefix.clone()))
+                }
             }
         }
     }

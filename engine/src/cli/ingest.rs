@@ -83,7 +83,8 @@ async fn open(topology: &Topology) -> anyhow::Result<(Box<dyn IngestSink>, usize
             Err(EmbeddedError::Locked(_)) => {
                 let address = engine_address(topology)?;
                 eprintln!("an engine runs on this topology; sending to http://{address}");
-                let sink = HttpSink::new(&address).map_err(|e| anyhow!(e))?;
+                let events_max = usize::try_from(topology.http.events_max).unwrap_or(usize::MAX);
+                let sink = HttpSink::new(&address).map_err(|e| anyhow!(e))?.with_events_max(events_max);
                 Ok((Box::new(sink), usize::MAX, None))
             }
             Err(error) => Err(error.into()),
@@ -134,9 +135,8 @@ async fn finish(running: &mut Running, log: &dyn Log) -> anyhow::Result<()> {
             }
         }
     }
-    tokio::select! {
-        drained = running.drain(Duration::MAX) => {
-            if drained { Ok(()) } else { Err(anyhow!("the engine ended before everything was written; run it again to go on")) }
-        }
+    if running.drain(Duration::MAX).await {
+        return Ok(());
     }
+    Err(anyhow!("the engine ended before everything was written; run it again to go on"))
 }

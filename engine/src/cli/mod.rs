@@ -18,7 +18,12 @@ const BAD_CONFIGURATION: u8 = 78;
 
 /// Real-time features per user and a data lake, from one stream of events.
 #[derive(Parser)]
-#[command(name = "keyloom", version, about, max_term_width = 100)]
+#[command(
+    name = "keyloom",
+    version,
+    about = "Real-time features per user and a data lake, from one stream of events",
+    max_term_width = 100
+)]
 struct Arguments {
     /// How log lines on standard error look
     #[arg(long, global = true, value_enum, default_value_t)]

@@ -106,7 +106,13 @@ fn front_door(topology: &Topology, running: &Running) -> FrontDoor {
     let log = Arc::clone(&running.homes.homes.log);
     let acceptor = acceptor(topology, log.event_bytes_max());
     let body_max = usize::try_from(topology.http.body_max).unwrap_or(usize::MAX);
-    FrontDoor::new(acceptor, log, Arc::new(SystemClock), Limits { body_bytes_max: body_max, ..Limits::default() })
+    let events_max = usize::try_from(topology.http.events_max).unwrap_or(usize::MAX);
+    FrontDoor::new(
+        acceptor,
+        log,
+        Arc::new(SystemClock),
+        Limits { body_bytes_max: body_max, events_max, ..Limits::default() },
+    )
 }
 
 async fn wait_until_running(running: &mut Running) -> anyhow::Result<()> {

@@ -22,7 +22,7 @@ use keyloom_actors::{
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    EmbeddedHome, block,
+    EmbeddedHome, POISONED, block,
     dedupe::{DedupeWindow, IDS_MAX},
 };
 
@@ -53,7 +53,16 @@ struct Partition {
     appends: mpsc::SyncSender<Append>,
     last: watch::Receiver<u64>,
     tail: RwLock<Tail>,
-    released: Mutex<Option<std::time::Instant>>,
+    release: Mutex<Release>,
+}
+
+/// What was let go lately.
+#[derive(Default)]
+struct Release {
+    at: Option<std::time::Instant>,
+    /// Size on disk at that time, and how much of it is removed but not yet reclaimed: that takes a flush and a merge.
+    size: u64,
+    unreclaimed: u64,
 }
 
 struct Append {
@@ -106,7 +115,7 @@ impl EmbeddedLog {
             appends,
             last: last_seen,
             tail: RwLock::default(),
-            released: Mutex::new(None),
+            release: Mutex::default(),
         });
         let writer = Writer {
             home: self.home.clone(),
@@ -188,19 +197,25 @@ impl EmbeddedLog {
         Ok(records)
     }
 
-    fn release_blocking(&self, number: u32, seq: u64) -> Result<(), LogError> {
+    /// Lets old blocks go. The newest stays whatever happens: it says how far the log goes.
+    fn release_blocking(&self, number: u32, seq: u64, last: u64, release: &Mutex<Release>) -> Result<(), LogError> {
         let options = &self.home.options;
+        let mut release = release.lock().unwrap_or_else(PoisonError::into_inner);
         let size = self.home.log.disk_space();
-        let too_large = options.retention_bytes.is_some_and(|max| size > max);
+        let reclaimed = release.size.saturating_sub(size);
+        release.unreclaimed = release.unreclaimed.saturating_sub(reclaimed);
+        release.size = size;
         let oldest = options.retention_age.map(|age| self.clock.now().0.saturating_sub(age.as_micros() as i64));
         let mut batch = self.home.database.batch();
         for guard in self.home.log.prefix(number.to_be_bytes()).take(RELEASE_BLOCKS_MAX) {
             let (key, value) = guard.into_inner().map_err(unavailable)?;
             let header = block::header(&value).map_err(LogError::Corrupt)?;
             let is_old = oldest.is_some_and(|oldest| header.stored.0 < oldest);
-            if header.last > seq || !(is_old || too_large) {
+            let too_large = options.retention_bytes.is_some_and(|max| size.saturating_sub(release.unreclaimed) > max);
+            if header.last > seq || header.last >= last || !(is_old || too_large) {
                 break;
             }
+            release.unreclaimed += value.len() as u64;
             batch.remove(&self.home.log, key);
         }
         if !batch.is_empty() {
@@ -228,9 +243,11 @@ fn stored_dedupe_id(record: &LogRecord) -> Option<u128> {
     (!id.is_empty()).then(|| dedupe_id(key, id.as_bytes()))
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it is a map_err function")]
 fn unavailable(error: fjall::Error) -> LogError {
-    LogError::Unavailable(format!("{error}; is the disk full?"))
+    match error {
+        fjall::Error::Poisoned => LogError::Corrupt(POISONED.to_owned()),
+        error => LogError::Unavailable(format!("{error}; is the disk full?")),
+    }
 }
 
 async fn blocking<T: Send + 'static>(
@@ -429,14 +446,14 @@ impl Log for EmbeddedLog {
     async fn release(&self, partition: u32, seq: u64) -> Result<(), LogError> {
         let opened = self.partition(partition).await?;
         {
-            let mut released = opened.released.lock().unwrap_or_else(PoisonError::into_inner);
-            if released.is_some_and(|at| at.elapsed() < RELEASE_EVERY) {
+            let mut release = opened.release.lock().unwrap_or_else(PoisonError::into_inner);
+            if release.at.is_some_and(|at| at.elapsed() < RELEASE_EVERY) {
                 return Ok(());
             }
-            *released = Some(std::time::Instant::now());
+            release.at = Some(std::time::Instant::now());
         }
-        let log = self.clone();
-        blocking(move || log.release_blocking(partition, seq)).await
+        let (log, last) = (self.clone(), *opened.last.borrow());
+        blocking(move || log.release_blocking(partition, seq, last, &opened.release)).await
     }
 
     fn event_bytes_max(&self) -> usize {

@@ -23,6 +23,10 @@ const CACHE_BYTES: u64 = 64 << 20;
 /// Values of the log at least this large are kept outside the index, so that merging does not rewrite them.
 const LOG_BLOB_BYTES_MIN: u32 = 4 << 10;
 
+/// What an earlier failed write makes of the database until it is opened again.
+const POISONED: &str =
+    "an earlier write failed, so the database takes no more; make room on the disk and restart the engine";
+
 /// What the embedded log does when.
 #[derive(Clone, Debug)]
 pub struct EmbeddedOptions {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use fjall::{Keyspace, PersistMode};
 use keyloom_actors::ports::{Claim, RecordKey, Store, StoreEntry, StoreError};
 
-use super::EmbeddedHome;
+use super::{EmbeddedHome, POISONED};
 
 /// Entries of one batch: about 10 MB of states, written in some 20 ms.
 const BATCH_MAX: usize = 4_096;
@@ -88,9 +88,11 @@ impl EmbeddedStore {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it is a map_err function")]
 fn unavailable(error: fjall::Error) -> StoreError {
-    StoreError::Unavailable(format!("{error}; is the disk full? Events stay in the log until it works again"))
+    match error {
+        fjall::Error::Poisoned => StoreError::Corrupt(POISONED.to_owned()),
+        error => StoreError::Unavailable(format!("{error}; is the disk full?")),
+    }
 }
 
 async fn blocking<T: Send + 'static>(

@@ -52,7 +52,7 @@ fn partition(number: usize, status: &Status) -> Value {
         "log_last": read(&status.log_last),
         "routed": read(&status.routed),
         "checkpoint_cut": read(&status.cut),
-        "tables_cursor": read(&status.tables_cursor),
+        "tables_cursor": status.tables_cursor(),
         "sessions_live": status.sessions_live.load(Ordering::Relaxed),
         "applied": counters.applied,
         "duplicate": counters.duplicate,

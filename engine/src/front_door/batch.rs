@@ -26,6 +26,8 @@ use super::{
 pub const APPEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// Body bytes of all requests being worked on.
 pub const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
+/// Most events of one request.
+pub const EVENTS_MAX: usize = 10_000;
 /// Largest request body, packed or unpacked.
 pub const BODY_BYTES_MAX: usize = 16 << 20;
 /// Longest wait for a request body to arrive.
@@ -41,6 +43,8 @@ const SCAN_INLINE_BYTES_MAX: usize = 64 << 10;
 pub struct Limits {
     /// Largest request body in bytes, packed or unpacked.
     pub body_bytes_max: usize,
+    /// Most events of one request.
+    pub events_max: usize,
     /// Body bytes of all requests being worked on.
     pub in_flight_bytes_max: usize,
     /// Longest wait for the log.
@@ -53,6 +57,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             body_bytes_max: BODY_BYTES_MAX,
+            events_max: EVENTS_MAX,
             in_flight_bytes_max: IN_FLIGHT_BYTES_MAX,
             append_timeout: APPEND_TIMEOUT,
             body_timeout: BODY_TIMEOUT,
@@ -114,6 +119,7 @@ struct Desk {
     clock: Arc<dyn Clock>,
     ids: IdSource,
     body_bytes_max: usize,
+    events_max: usize,
 }
 
 /// A body's events, judged.
@@ -130,7 +136,18 @@ impl FrontDoor {
         acceptor.event_bytes_max = acceptor.event_bytes_max.min(log.event_bytes_max());
         let body_bytes_max = limits.body_bytes_max;
         let gate = Gate::new(limits.in_flight_bytes_max.max(body_bytes_max.saturating_mul(2)));
-        Self { desk: Arc::new(Desk { acceptor, clock, ids: IdSource::new(), body_bytes_max }), log, gate, limits }
+        Self {
+            desk: Arc::new(Desk {
+                acceptor,
+                clock,
+                ids: IdSource::new(),
+                body_bytes_max,
+                events_max: limits.events_max,
+            }),
+            log,
+            gate,
+            limits,
+        }
     }
 
     /// The limits in force.
@@ -217,6 +234,9 @@ impl Desk {
         let ranges = split(&body).map_err(|broken| Refusal::Malformed(broken.to_string()))?;
         if ranges.is_empty() {
             return Err(Refusal::Empty);
+        }
+        if ranges.len() > self.events_max {
+            return Err(Refusal::TooMany(self.events_max));
         }
         let now = self.clock.now();
         let mut new_id = || self.ids.next(now);

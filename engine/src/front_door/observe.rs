@@ -7,7 +7,6 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogra
 
 /// Says what the metrics mean; once per process, after the recorder is in place.
 pub fn describe() {
-    describe_counter!("keyloom_events_total", "Events by partition and outcome.");
     describe_counter!("keyloom_ingest_duplicates_total", "Repeated events that the log absorbed, by partition.");
     describe_counter!("keyloom_ingest_requests_total", "Requests to the front door by status code.");
     describe_counter!("keyloom_ingest_rejected_total", "Events rejected in the answer and not stored, by reason.");

@@ -17,6 +17,9 @@ pub enum Refusal {
     /// The body is larger than this limit, in bytes, packed or unpacked.
     #[error("the request body has more than {0} bytes")]
     TooLarge(usize),
+    /// The body holds more events than this.
+    #[error("the request holds more than {0} events")]
+    TooMany(usize),
     /// The body is packed in an unknown way.
     #[error("the content encoding is not supported")]
     Encoding,
@@ -44,7 +47,7 @@ impl Refusal {
             Self::Empty | Self::Malformed(_) => 400,
             Self::Method => 405,
             Self::Slow(_) => 408,
-            Self::TooLarge(_) => 413,
+            Self::TooLarge(_) | Self::TooMany(_) => 413,
             Self::Encoding => 415,
             Self::Busy => 429,
             Self::Internal(_) => 500,
@@ -58,7 +61,7 @@ impl Refusal {
             Self::Empty => "send one JSON object, an array of objects, or one object per line",
             Self::Malformed(_) => "nothing was stored; correct the body and send it again",
             Self::Slow(_) => "nothing was stored; send smaller requests",
-            Self::TooLarge(_) => "nothing was stored; send fewer events per request",
+            Self::TooLarge(_) | Self::TooMany(_) => "nothing was stored; send fewer events per request",
             Self::Encoding => "use one of gzip, deflate, zstd, identity",
             Self::Method => "send events with POST",
             Self::Busy => "nothing was stored; try again in a second",

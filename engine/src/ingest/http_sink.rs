@@ -20,6 +20,8 @@ use crate::front_door::{Accepted, Answer, http::EVENTS_PATH};
 
 /// Bytes per request; a larger event travels alone.
 const REQUEST_BYTES_MAX: usize = 2 << 20;
+/// Events per request, unless the engine takes fewer.
+const REQUEST_EVENTS_MAX: usize = 5_000;
 /// Longest wait for one answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest answer that is read.
@@ -30,6 +32,7 @@ pub struct HttpSink {
     client: Client<HttpConnector, Full<Bytes>>,
     address: String,
     uri: Uri,
+    events_max: usize,
     first_refusal: Option<String>,
     has_answered: bool,
 }
@@ -49,7 +52,21 @@ impl HttpSink {
         let uri =
             uri.parse().map_err(|error| format!("{address} is not an address such as 127.0.0.1:8080: {error}"))?;
         let client = Client::builder(TokioExecutor::new()).build_http();
-        Ok(Self { client, address: address.to_owned(), uri, first_refusal: None, has_answered: false })
+        Ok(Self {
+            client,
+            address: address.to_owned(),
+            uri,
+            events_max: REQUEST_EVENTS_MAX,
+            first_refusal: None,
+            has_answered: false,
+        })
+    }
+
+    /// Sends at most `events_max` events per request, the engine's limit.
+    #[must_use]
+    pub fn with_events_max(mut self, events_max: usize) -> Self {
+        self.events_max = self.events_max.min(events_max).max(1);
+        self
     }
 
     async fn post(&mut self, body: Bytes) -> Result<SendCount, String> {
@@ -119,13 +136,16 @@ impl IngestSink for HttpSink {
     async fn send(&mut self, batch: Vec<Accepted>) -> Result<SendCount, String> {
         let mut count = SendCount::default();
         let mut body = BytesMut::new();
+        let mut events = 0;
         for accepted in batch {
             let event = &accepted.record.payload;
-            if !body.is_empty() && body.len() + event.len() > REQUEST_BYTES_MAX {
+            if events == self.events_max || (events > 0 && body.len() + event.len() > REQUEST_BYTES_MAX) {
+                events = 0;
                 count += self.post(body.split().freeze()).await?;
             }
             body.extend_from_slice(event);
             body.extend_from_slice(b"\n");
+            events += 1;
         }
         if !body.is_empty() {
             count += self.post(body.freeze()).await?;

@@ -8,6 +8,7 @@
 //! - `s3`: a lake in an S3 bucket; `s3_answers` puts into words what S3 answered. The latter is pure.
 
 mod dir;
+mod late;
 mod names;
 mod parquet;
 mod raw_events;
@@ -18,6 +19,7 @@ mod s3_tests;
 
 pub use self::{
     dir::DirLake,
+    late::LateLake,
     names::{NAME_BYTES_MAX, PART_BYTES_MAX, object_name},
     raw_events::RawEvents,
     s3::{S3Credentials, S3Lake, S3Options},

@@ -143,7 +143,7 @@ pub(super) const ENGINE: Section = Section {
             "in_flight_max",
             Kind::Size(MIB, 64 * GIB),
             "128MiB",
-            "Bytes of events in flight per partition before it stops reading.",
+            "Bytes of events in flight, shared by the partitions, before they stop reading.",
         )
         .default(),
         key("drain_limit", Kind::Time(MS_100, HOUR), "10s", "How long an orderly end may take before it is cut short.")
@@ -305,7 +305,7 @@ pub(super) const SESSIONS: Section = Section {
             "resident_max",
             Kind::Count(1, 100_000_000),
             "100_000",
-            "Sessions in memory per partition; the least recently used leave first.",
+            "Sessions in memory, shared by the partitions; the least recently used leave first.",
         )
         .default(),
         key(

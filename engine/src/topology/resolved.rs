@@ -49,7 +49,7 @@ pub struct Engine {
     pub data_dir: PathBuf,
     /// Worker shards per partition; `None`: as many as there are cores.
     pub shards: Option<u32>,
-    /// Bytes of events in flight per partition.
+    /// Bytes of events in flight, shared by the partitions.
     pub in_flight_max: u64,
     /// How long an orderly end may take.
     pub drain_limit: Duration,
@@ -220,7 +220,7 @@ pub struct Sessions {
     pub key: Vec<String>,
     /// The handler, by name.
     pub handler: String,
-    /// Sessions in memory per partition.
+    /// Sessions in memory, shared by the partitions.
     pub resident_max: u64,
     /// Idle sessions leave memory after this long.
     pub idle_after: Duration,

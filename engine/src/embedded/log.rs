@@ -221,13 +221,13 @@ fn name(partition: u32, seq: u64) -> [u8; 12] {
     name
 }
 
-/// The dedupe id that a stored event was appended with, as the front door makes it.
+/// The dedupe id that a stored event was appended with, as the front door makes it: see [`NewRecord::dedupe_id`].
 fn stored_dedupe_id(record: &LogRecord) -> Option<u128> {
+    let Some(key) = &record.key else { return Some(dedupe_id(b"", &record.payload)) };
     let mut found = Vec::new();
     let text = std::str::from_utf8(&record.payload).ok()?;
     fields::scan(text, &mut found).ok()?;
     let id = found.iter().find(|f| f.id == FieldId::EventId)?.value(text).as_str()?;
-    let key = record.key.as_deref().unwrap_or_default();
     (!id.is_empty()).then(|| dedupe_id(key, id.as_bytes()))
 }
 

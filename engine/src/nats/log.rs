@@ -226,7 +226,9 @@ impl NatsLog {
 
 fn headers(record: &NewRecord) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    headers.insert(KEY_HEADER, key_to_header(&record.key));
+    if !record.key.is_empty() {
+        headers.insert(KEY_HEADER, key_to_header(&record.key));
+    }
     if let Some(id) = record.dedupe_id {
         headers.insert(NATS_MESSAGE_ID, format!("{id:032x}"));
     }

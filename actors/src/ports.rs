@@ -17,7 +17,9 @@ use crate::{event::EventBatch, key::Key, timestamp::Timestamp};
 pub struct NewRecord {
     /// Its key; empty only for what a tool refused, see [`crate::fields::REJECTED`].
     pub key: Bytes,
-    /// What repeats are absorbed by, see [`crate::event::dedupe_id`]; `None`: never absorbed.
+    /// What repeats are absorbed by, within one partition and for as long as the log's window says; `None`: never
+    /// absorbed. Made by [`crate::event::dedupe_id`] of the key and the payload's event id, or of no key and the whole
+    /// payload: a log may make it again from what it has stored, to know repeats across a restart.
     pub dedupe_id: Option<u128>,
     /// The event as JSON.
     pub payload: Bytes,
@@ -30,7 +32,7 @@ pub struct LogRecord {
     pub seq: u64,
     /// When it was stored.
     pub stored: Timestamp,
-    /// Its key, where the writer said it.
+    /// Its key, where the writer said it; an empty one is none.
     pub key: Option<Bytes>,
     /// The event as JSON; anything at all from foreign writers.
     pub payload: Bytes,
@@ -85,10 +87,12 @@ pub enum LogError {
 #[async_trait]
 pub trait Log: Send + Sync + 'static {
     /// Stores `records` in order; answers, in the same order, when they are stored under the log's fsync policy.
-    /// On an error any part of them may have been stored: send them again with the same ids.
+    /// Absorbed events take no sequence. Appends at the same time may mix, but each keeps its order. On an error any part
+    /// may have been stored: send them again with the same ids; on [`LogError::TooLarge`] nothing is.
     async fn append(&self, partition: u32, records: Vec<NewRecord>) -> Result<Vec<Stored>, LogError>;
 
-    /// A reader that yields every event from sequence `from` on, in order, and waits for more at the end.
+    /// A reader that yields every event from sequence `from` (1 or more) on, in order, and waits for more at the end. If
+    /// the log ends before `from - 1`, this or the first answer is [`LogError::Corrupt`].
     async fn reader(&self, partition: u32, from: u64) -> Result<Box<dyn LogReader>, LogError>;
 
     /// The retained events at these sequences (ascending); missing ones are left out.
@@ -107,9 +111,10 @@ pub trait Log: Send + Sync + 'static {
 /// An in-order reader of one partition.
 #[async_trait]
 pub trait LogReader: Send {
-    /// The next events: at least one, at most `events_max` and about `bytes_max` bytes of payload. Waits while there is
-    /// none. Sequences ascend without repeats; a reader that cannot keep that promise returns an error instead.
-    /// Cancel safe: dropping the future loses nothing.
+    /// The next events: at least one, whatever the limits; at most `events_max`, and bytes of payload up to `bytes_max`
+    /// or the one event that passes it. Waits while there is none. Sequences ascend without repeats; a reader that cannot
+    /// keep that promise returns an error instead. Cancel safe: dropping the future loses nothing, and who does so often
+    /// still gets ahead.
     async fn next(&mut self, events_max: usize, bytes_max: usize) -> Result<Vec<LogRecord>, LogError>;
 }
 
@@ -189,17 +194,18 @@ pub struct Durability {
 /// Features, session state and checkpoints, in one ordered place.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Takes ownership of `partition` for `owner` (a text for people) by compare-and-set; earlier owners are fenced off.
+    /// Takes ownership of `partition` for `owner` (a text for people) by compare-and-set; earlier owners are fenced off,
+    /// also those of before a restart. The chain goes on where they left it.
     async fn claim(&self, partition: u32, owner: &str) -> Result<Claim, StoreError>;
 
-    /// The current values, from the leader: what recovery and hydration read.
+    /// The current values in the order of `keys`, from the leader: what recovery and hydration read.
     async fn get(&self, keys: &[RecordKey]) -> Result<Vec<Option<Bytes>>, StoreError>;
 
-    /// Writes `entries` and `head` (the value of the head record) atomically, if the claim still stands and no other
-    /// batch came between; then updates `claim`. When the outcome is unknown, finds out before it answers.
+    /// Writes `entries` (of two for one record the later counts) and `head` (the value of the head record) atomically, if
+    /// the claim still stands and no other batch came between; then updates `claim`. When the outcome is unknown, finds
+    /// out before it answers: by the head, which must therefore differ from every other one of the partition.
     /// `durable`: answer only when the write has the home's full durability; without it, a crash of the machine may take
-    /// back this batch, but never one before it. `head` must be unique per commit: it is how a batch whose answer was lost
-    /// is recognised.
+    /// back this batch, but never one before it.
     async fn commit(
         &self,
         claim: &mut Claim,
@@ -208,10 +214,10 @@ pub trait Store: Send + Sync + 'static {
         durable: bool,
     ) -> Result<(), StoreError>;
 
-    /// Most entries in one batch.
+    /// Most entries in one batch; a larger one is refused as [`StoreError::Corrupt`], and the claim stands.
     fn batch_max(&self) -> usize;
 
-    /// Values of one kind in order of key, from `after` (exclusive), at most `limit`: for listings, never on a hot path.
+    /// Dead letters in order of sequence, from `after` (exclusive), at most `limit`: for listings, never on a hot path.
     async fn dead_letters(&self, partition: u32, after: u64, limit: usize) -> Result<Vec<(u64, Bytes)>, StoreError>;
 }
 
@@ -231,11 +237,13 @@ pub enum LakeError {
 /// Objects by name.
 #[async_trait]
 pub trait Lake: Send + Sync + 'static {
-    /// Stores an object whole, replacing one of that name. Visible whole or not at all.
+    /// Stores an object whole, replacing one of that name. Visible whole or not at all, also when the future is dropped;
+    /// then it may still come. Names that lead out of the lake or mean something else elsewhere are refused, here and
+    /// below.
     async fn put(&self, name: &str, object: Bytes) -> Result<(), LakeError>;
-    /// Removes an object; fine when there is none.
+    /// Removes an object; fine when there is none. What only begins with its name stays.
     async fn delete(&self, name: &str) -> Result<(), LakeError>;
-    /// Names that begin with `prefix`, with their sizes in bytes.
+    /// Names that begin with `prefix`, with their sizes in bytes, in any order.
     async fn list(&self, prefix: &str) -> Result<Vec<(String, u64)>, LakeError>;
 }
 

@@ -19,7 +19,10 @@ use keyloom_actors::{
     ports::{Log, LogError, LogInfo, LogReader, LogRecord, NewRecord, Stored},
     timestamp::{Clock, Timestamp},
 };
-use tokio::sync::{oneshot, watch};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinHandle,
+};
 
 use super::{
     EmbeddedHome, POISONED, block,
@@ -167,7 +170,7 @@ impl EmbeddedLog {
         Ok(Some(u64::from_be_bytes(seq)))
     }
 
-    /// Events from sequence `from` on, from disk: whole blocks until a limit is reached.
+    /// Events from sequence `from` on, from disk: whole blocks, until a limit is reached or passed.
     fn read_on(
         &self,
         number: u32,
@@ -233,13 +236,13 @@ fn name(partition: u32, seq: u64) -> [u8; 12] {
     name
 }
 
-/// The dedupe id that a stored event was appended with, as the front door makes it.
+/// The dedupe id that a stored event was appended with, as the front door makes it: see [`NewRecord::dedupe_id`].
 fn stored_dedupe_id(record: &LogRecord) -> Option<u128> {
+    let Some(key) = &record.key else { return Some(dedupe_id(b"", &record.payload)) };
     let mut found = Vec::new();
     let text = std::str::from_utf8(&record.payload).ok()?;
     fields::scan(text, &mut found).ok()?;
     let id = found.iter().find(|f| f.id == FieldId::EventId)?.value(text).as_str()?;
-    let key = record.key.as_deref().unwrap_or_default();
     (!id.is_empty()).then(|| dedupe_id(key, id.as_bytes()))
 }
 
@@ -376,14 +379,25 @@ impl Tail {
     fn read(&self, from: u64, events_max: usize, bytes_max: usize) -> Option<Vec<LogRecord>> {
         let first = self.records.front()?.seq;
         let skip = usize::try_from(from.checked_sub(first)?).ok()?;
-        let mut bytes = 0;
-        let records = self.records.iter().skip(skip).take(events_max).take_while(|r| {
-            let had = bytes;
-            bytes += r.payload.len();
-            had == 0 || bytes <= bytes_max
-        });
-        Some(records.cloned().collect())
+        Some(within(self.records.iter().skip(skip), events_max, bytes_max).cloned().collect())
     }
+}
+
+/// The first of `records`, as many as the limits of one answer let through: one in any case.
+fn within<'a>(
+    records: impl Iterator<Item = &'a LogRecord>,
+    events_max: usize,
+    bytes_max: usize,
+) -> impl Iterator<Item = &'a LogRecord> {
+    let mut bytes = 0;
+    records
+        .take(events_max.max(1))
+        .enumerate()
+        .take_while(move |(at, r)| {
+            bytes += r.payload.len();
+            *at == 0 || bytes <= bytes_max
+        })
+        .map(|(_, r)| r)
 }
 
 #[async_trait]
@@ -413,7 +427,8 @@ impl Log for EmbeddedLog {
             return Err(LogError::Corrupt(format!("the log ends at {last}, but event {from} was asked for")));
         }
         let seen = partition.last.clone();
-        Ok(Box::new(Reader { log: self.clone(), partition, next: from, seen }))
+        let (ready, reading) = (VecDeque::new(), None);
+        Ok(Box::new(Reader { log: self.clone(), partition, next: from, seen, ready, reading }))
     }
 
     async fn read(&self, partition: u32, seqs: &[u64]) -> Result<Vec<LogRecord>, LogError> {
@@ -464,25 +479,54 @@ impl Log for EmbeddedLog {
 struct Reader {
     log: EmbeddedLog,
     partition: Arc<Partition>,
+    /// Sequence of the first event that is neither answered nor in `ready`.
     next: u64,
     seen: watch::Receiver<u64>,
+    /// Read from disk and not answered yet: blocks are larger than what some callers ask for.
+    ready: VecDeque<LogRecord>,
+    /// A read under way; here, so that a caller that drops its futures often still gets ahead.
+    reading: Option<JoinHandle<Result<Vec<LogRecord>, LogError>>>,
+}
+
+impl Reader {
+    /// What is ready, within the limits of this call.
+    fn answer(&mut self, events_max: usize, bytes_max: usize) -> Vec<LogRecord> {
+        let fits = within(self.ready.iter(), events_max, bytes_max).count();
+        if fits == self.ready.len() {
+            std::mem::take(&mut self.ready).into()
+        } else {
+            self.ready.drain(..fits).collect()
+        }
+    }
 }
 
 #[async_trait]
 impl LogReader for Reader {
     async fn next(&mut self, events_max: usize, bytes_max: usize) -> Result<Vec<LogRecord>, LogError> {
-        let next = self.next;
-        let ended = |_| LogError::Unavailable("the log's writer has ended".to_owned());
-        let last = *self.seen.wait_for(|last| *last >= next).await.map_err(ended)?;
-        let tail = self.partition.tail.read().unwrap_or_else(PoisonError::into_inner).read(next, events_max, bytes_max);
-        let records = match tail {
-            Some(records) => records,
-            None => {
-                let (log, number) = (self.log.clone(), self.partition.number);
-                blocking(move || log.read_on(number, next, last, events_max, bytes_max)).await?
-            }
-        };
-        self.next = records.last().map_or(next, |r| r.seq + 1);
-        Ok(records)
+        let (events_max, bytes_max) = (events_max.max(1), bytes_max.max(1));
+        while self.ready.is_empty() {
+            let next = self.next;
+            let reading = match self.reading.as_mut() {
+                Some(reading) => reading,
+                None => {
+                    let ended = |_| LogError::Unavailable("the log's writer has ended".to_owned());
+                    let last = *self.seen.wait_for(|last| *last >= next).await.map_err(ended)?;
+                    let tail = self.partition.tail.read().unwrap_or_else(PoisonError::into_inner);
+                    if let Some(records) = tail.read(next, events_max, bytes_max) {
+                        self.next = records.last().map_or(next, |r| r.seq + 1);
+                        return Ok(records);
+                    }
+                    let (log, number) = (self.log.clone(), self.partition.number);
+                    let read = move || log.read_on(number, next, last, events_max, bytes_max);
+                    self.reading.insert(tokio::task::spawn_blocking(read))
+                }
+            };
+            let read = reading.await;
+            self.reading = None;
+            let records = read.map_err(|e| LogError::Unavailable(e.to_string()))??;
+            self.next = records.last().map_or(next, |r| r.seq + 1);
+            self.ready = records.into();
+        }
+        Ok(self.answer(events_max, bytes_max))
     }
 }

@@ -69,6 +69,10 @@ impl EmbeddedStore {
         entries: Vec<StoreEntry>,
         durable: bool,
     ) -> Result<u64, StoreError> {
+        if entries.len() > BATCH_MAX {
+            let text = format!("a batch has {} entries, at most {BATCH_MAX} are possible", entries.len());
+            return Err(StoreError::Corrupt(text));
+        }
         let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
         let state =
             claims.get_mut(&claim.partition).filter(|(epoch, batches)| (*epoch, *batches) == (claim.epoch, claim.head));

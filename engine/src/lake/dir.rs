@@ -156,7 +156,12 @@ impl Root {
         let path = self.path.join(name);
         match fs::remove_file(&path) {
             Ok(()) => {}
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(()),
+            // A folder is no object, and neither is what would be below an object.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory) =>
+            {
+                return Ok(());
+            }
             Err(error) => return Err(failure("removing", &path, &error)),
         }
         let folder = path.parent().unwrap_or(&self.path);

@@ -188,7 +188,8 @@ impl Log for NatsLog {
     async fn read(&self, partition: u32, seqs: &[u64]) -> Result<Vec<LogRecord>, LogError> {
         let partition = self.partition(partition)?;
         // From the leader: a replica may not have an event yet that a reader has seen already.
-        let reads = seqs.iter().copied().map(|seq| {
+        // It takes 0 for no sequence at all, and refuses the request.
+        let reads = seqs.iter().copied().filter(|seq| *seq > 0).map(|seq| {
             let (context, stream) = (self.inner.link.context.clone(), Arc::clone(&partition.stream));
             async move { read_from_leader(&context, &stream, &Wanted::at(seq)).await }
         });
@@ -226,7 +227,9 @@ impl NatsLog {
 
 fn headers(record: &NewRecord) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    headers.insert(KEY_HEADER, key_to_header(&record.key));
+    if !record.key.is_empty() {
+        headers.insert(KEY_HEADER, key_to_header(&record.key));
+    }
     if let Some(id) = record.dedupe_id {
         headers.insert(NATS_MESSAGE_ID, format!("{id:032x}"));
     }

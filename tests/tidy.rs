@@ -20,8 +20,10 @@ struct Source {
 impl Source {
     /// Lines of code that run outside tests, with their numbers: comments are cut off, test modules come last in a file.
     fn code(&self) -> impl Iterator<Item = (usize, &str)> {
-        let is_test =
-            self.path.ends_with("tests.rs") || self.path.ends_with("/test_log.rs") || self.path.starts_with("tests/");
+        let is_test = self.path.ends_with("tests.rs")
+            || self.path.ends_with("/test_log.rs")
+            || self.path.starts_with("tests/")
+            || self.path.contains("/tests/");
         let lines = self.text.lines().take_while(move |line| !is_test && line.trim() != "#[cfg(test)]");
         lines.enumerate().map(|(at, line)| (at + 1, line.split("//").next().unwrap_or("")))
     }

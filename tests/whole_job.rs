@@ -31,7 +31,8 @@ fn events_of_any_nats_client_are_processed() {
     let nats = Nats::start(folder.path(), "");
     let engine = Engine::start(folder.path(), &Topology { nats: Some(nats.url()), ..Topology::default() });
     // No ids and no keys in headers: repeats reach the log, and the sessions absorb them.
-    let lines = ["--events", "5000", "--users", "300", "--duplicates", "0.02", "--seed", "7", "--to"];
+    // (Evenly over users: a session remembers its last 64 ids.)
+    let lines = ["--events", "5000", "--users", "300", "--zipf", "0", "--duplicates", "0.02", "--seed", "7", "--to"];
     succeed(&[&["generate"], &lines[..], &["events.jsonl"]].concat(), folder.path());
     succeed(&[&["generate"], &lines[..], &[nats.url().as_str()]].concat(), folder.path());
     let input = folder.path().join("events.jsonl");

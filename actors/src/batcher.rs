@@ -34,8 +34,9 @@ const TICK: Duration = Duration::from_millis(100);
 const READ_EVENTS_MAX: usize = 4_096;
 const READ_BYTES_MAX: usize = 4 << 20;
 const READ_WAIT: Duration = Duration::from_millis(50);
-/// Fed batches that wait while the lake takes its time, at most; more are read from the log later.
-const BACKLOG_MAX: usize = 8;
+/// A cut that takes longer than this while the next one is full stalls the table: what is fed meanwhile would hold the
+/// credit that the sessions need. It is read from the log later.
+const CUT_PATIENCE: Duration = Duration::from_secs(1);
 /// Wait between attempts of a put, and of a read.
 const PUT_BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
 const READ_BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
@@ -114,6 +115,8 @@ pub struct BatcherState {
     opened: Instant,
     /// A cut is being written.
     writing: bool,
+    /// When it began.
+    began: Instant,
     /// Fed while the buffer was full and a cut was being written; holds credit, so it is bounded by it.
     backlog: VecDeque<Arc<EventBatch>>,
     reader: Option<Box<dyn LogReader>>,
@@ -145,6 +148,7 @@ impl Actor for Batcher {
             next,
             opened: Instant::now(),
             writing: false,
+            began: Instant::now(),
             backlog: VecDeque::new(),
             reader: None,
             reading: false,
@@ -170,7 +174,7 @@ impl Actor for Batcher {
                 }
             }
             BatcherMsg::Read => state.read(&myself).await?,
-            BatcherMsg::Tick => {}
+            BatcherMsg::Tick => state.stall_when_late(),
             BatcherMsg::Stalled => {
                 state.backlog.clear();
                 observe::table_stalled(&state.args.table.name, true);
@@ -189,11 +193,6 @@ impl BatcherState {
         loop {
             if self.must_cut() {
                 if self.writing {
-                    if self.backlog.len() > BACKLOG_MAX {
-                        // A lake that is only slow must not hold the credit of the sessions: read these again later.
-                        self.backlog.clear();
-                        self.read_on(myself);
-                    }
                     break;
                 }
                 self.cut(myself)?;
@@ -225,6 +224,14 @@ impl BatcherState {
         Ok(())
     }
 
+    fn stall_when_late(&mut self) {
+        let late = self.writing && self.began.elapsed() >= CUT_PATIENCE && self.must_cut() && !self.backlog.is_empty();
+        if late && !self.args.stalled.swap(true, Ordering::Relaxed) {
+            self.backlog.clear();
+            observe::table_stalled(&self.args.table.name, true);
+        }
+    }
+
     fn read_on(&mut self, myself: &ActorRef<BatcherMsg>) {
         if !self.reading {
             self.reading = true;
@@ -235,6 +242,10 @@ impl BatcherState {
     /// Reads the log from where the table has come to. Ends when the feed takes over.
     async fn read(&mut self, myself: &ActorRef<BatcherMsg>) -> Result<(), ActorFailure> {
         if !self.reading {
+            return Ok(());
+        }
+        if self.recut.is_none() && self.next > self.args.status.routed.load(Ordering::Relaxed) {
+            (self.reading, self.reader) = (false, None); // all that was routed is here; what comes is fed
             return Ok(());
         }
         if self.must_cut() && self.writing {
@@ -323,7 +334,7 @@ impl BatcherState {
         let buffer = self.buffer.take().unwrap_or_else(|| self.args.table.format.open());
         let (first, last) = (self.first, self.next - 1);
         self.first = self.next;
-        self.writing = true;
+        (self.writing, self.began) = (true, Instant::now());
         self.recut = None;
         let writer = Writer {
             partition: self.args.partition,

@@ -281,7 +281,11 @@ impl Cell {
     /// The share for checkpoint `tag`.
     pub fn collect_share(&mut self, factory: &Arc<dyn LogicFactory>, tag: Tag) -> Result<Collected, StateError> {
         let version = match std::mem::replace(&mut self.share, Share::None) {
-            Share::Taken(version) => version,
+            Share::Taken(version) if self.trying == 0 => version,
+            Share::Taken(version) => {
+                self.share = Share::Taken(version); // the turn failed: first its shard books what is in the share
+                return Ok(Collected::NotYet);
+            }
             Share::Due(cut) => {
                 let waits = self.inbox.front().is_some_and(|e| e.seq() <= cut);
                 match &self.core {

@@ -287,6 +287,7 @@ impl Actor for Shard {
                 state.slots.set_tick(state.tick);
                 state.evict_over_limit();
                 state.evict_idle();
+                state.announce_again();
             }
         }
         Ok(())
@@ -315,6 +316,14 @@ impl ShardState {
         let unreported = std::mem::take(&mut lock(&self.desk.books).unreported);
         if unreported.total() > 0 {
             self.args.status.add(&unreported);
+        }
+    }
+
+    /// Answers that were due but could not be given yet (a session recovers, or catches up) are not announced by a turn.
+    fn announce_again(&self) {
+        if !lock(&self.desk.books).due.is_empty() && !self.desk.announced.swap(true, Ordering::AcqRel) {
+            // A committer that is gone takes the whole partition with it.
+            drop(self.args.committer.cast(CommitterMsg::AnswersDue));
         }
     }
 

@@ -1,0 +1,173 @@
+//! One incarnation of an engine: its own runtime and workers around the real actors, so that it can be killed.
+
+use std::{
+    sync::{Arc, Mutex, atomic::Ordering},
+    time::Duration,
+};
+
+use keyloom_actors::{
+    batcher::TableSpec,
+    event::KeyPaths,
+    feature_cache::FeatureCache,
+    partition::PartitionPlan,
+    ports::Homes,
+    root::{RootArguments, RootHandle},
+    status::Status,
+    table_cut::CutPolicy,
+    timestamp::SystemClock,
+    workers::Workers,
+};
+use tokio::{
+    runtime::{self, Runtime},
+    sync::mpsc,
+};
+
+use super::{
+    expect::Expect,
+    gate::Life,
+    handler::{Counting, Factory},
+    lock, meter,
+    table::{self, Lines},
+    wait,
+    world::{Ports, World},
+};
+
+/// What an engine is made of. Fields have the names of [`PartitionPlan`].
+#[derive(Clone)]
+pub struct Setup {
+    pub shards: usize,
+    pub resident_max: usize,
+    pub idle_after: Duration,
+    pub attempts: u32,
+    pub checkpoint_every: Duration,
+    pub in_flight_max: u64,
+    pub tables: Vec<TableSpec>,
+    pub handler: Arc<Counting>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            shards: 2,
+            resident_max: 100_000,
+            idle_after: Duration::from_secs(3_600),
+            attempts: 3,
+            checkpoint_every: Duration::from_millis(20),
+            in_flight_max: 64 << 20,
+            tables: vec![table::table("raw", Lines::default(), cut_at(1_000))],
+            handler: Arc::default(),
+        }
+    }
+}
+
+/// Cuts at `rows`, or soon.
+pub fn cut_at(rows: u64) -> CutPolicy {
+    CutPolicy { rows, bytes: u64::MAX, age: Duration::from_millis(100) }
+}
+
+/// A running engine.
+pub struct Engine {
+    pub status: Arc<Status>,
+    pub cache: Arc<FeatureCache>,
+    pub life: Arc<Life>,
+    lost: Mutex<(mpsc::UnboundedReceiver<String>, bool)>,
+    world: Arc<World>,
+    setup: Setup,
+    root: RootHandle,
+    runtime: Option<Runtime>,
+}
+
+impl Engine {
+    pub fn start(world: &Arc<World>, setup: &Setup) -> Self {
+        Self::start_mortal(world, setup, Life::long())
+    }
+
+    /// Starts an engine that dies by itself, as `life` says.
+    pub fn start_mortal(world: &Arc<World>, setup: &Setup, life: Life) -> Self {
+        meter::counter(""); // begins to count
+        let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let (life, status) = (Arc::new(life), Arc::<Status>::default());
+        let ports = Arc::new(Ports { world: Arc::clone(world), life: Arc::clone(&life) });
+        let cache = Arc::new(FeatureCache::new(100_000));
+        let plan = PartitionPlan {
+            partition: world.partition,
+            owner: "a scenario".to_owned(),
+            homes: Homes { log: Arc::clone(&ports) as _, store: Arc::clone(&ports) as _, lake: ports },
+            factory: Arc::new(Factory(Arc::clone(&setup.handler))),
+            keys: KeyPaths::new(["domain_userid"]),
+            shards: setup.shards,
+            resident_max: setup.resident_max,
+            idle_after: setup.idle_after,
+            attempts: setup.attempts,
+            checkpoint_every: setup.checkpoint_every,
+            in_flight_max: setup.in_flight_max,
+            tables: setup.tables.clone(),
+            cache: Arc::clone(&cache),
+            status: Arc::clone(&status),
+            clock: Arc::new(SystemClock),
+            workers: Arc::new(Workers::start(2).expect("workers")),
+        };
+        let (lost_sender, lost) = mpsc::unbounded_channel();
+        let root = RootHandle::start(RootArguments { partitions: vec![plan], lost: lost_sender });
+        let root = runtime.block_on(root).expect("a root");
+        let (world, setup, runtime) = (Arc::clone(world), setup.clone(), Some(runtime));
+        let lost = Mutex::new((lost, false));
+        Self { status, cache, life, lost, world, setup, root, runtime }
+    }
+
+    /// Whether it said that it has lost the partition.
+    pub fn is_lost(&self) -> bool {
+        let (lost, said) = &mut *lock(&self.lost);
+        *said |= lost.try_recv().is_ok();
+        *said
+    }
+
+    pub fn tables(&self) -> Vec<String> {
+        self.setup.tables.iter().map(|t| t.name.clone()).collect()
+    }
+
+    /// Polls until `reached`.
+    pub fn wait(&self, what: &str, reached: impl FnMut() -> bool) {
+        wait(what, reached, || self.describe());
+    }
+
+    /// Waits until the partition is claimed and runs.
+    pub fn wait_running(&self) {
+        self.wait("the partition runs", || self.status.running.load(Ordering::Relaxed));
+    }
+
+    /// Waits until the world is as the log says, in every place, and checks all of it.
+    pub fn settle(&self) -> Expect {
+        let (expect, tables) = (Expect::of(&self.world, self.setup.attempts), self.tables());
+        let lacks = || expect.lacks(&self.world, &tables);
+        let done = || !self.world.violations().is_empty() || lacks().is_none();
+        wait("everything is done", done, || format!("{:?}; {}", lacks(), self.describe()));
+        expect.check(&self.world, &tables);
+        self.wait("the numbers agree", || self.status.counters() == *expect.counters());
+        expect
+    }
+
+    fn describe(&self) -> String {
+        format!("{:?}; live {:?}; violations {:?}", self.status, self.status.counters(), self.world.violations())
+    }
+
+    /// See [`RootHandle::drain`].
+    pub fn drain(&self, limit: Duration) -> bool {
+        self.runtime.as_ref().expect("it runs").block_on(self.root.drain(limit))
+    }
+
+    /// Ends it without any notice. Nothing of it has an effect after this returns.
+    pub fn kill(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.life.end();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

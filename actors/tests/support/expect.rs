@@ -1,0 +1,203 @@
+//! What must have become of a log, found by reading it front to back without any of the engine's machinery.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+
+use keyloom_actors::{
+    dead_letter::Reason,
+    key::Key,
+    ports::RecordKey,
+    recent_ids::RECENT_IDS_MAX,
+    record::{self, Counters},
+};
+
+use super::{
+    handler::{Tally, stored_tally},
+    table,
+    world::World,
+};
+
+/// See the module.
+#[derive(Default)]
+pub struct Expect {
+    last: u64,
+    /// The tally of each key behind each event that it consumed.
+    keys: BTreeMap<String, Vec<(u64, Tally)>>,
+    dead: BTreeMap<u64, (Reason, u32)>,
+    counters: Counters,
+    rows: BTreeSet<u64>,
+}
+
+impl Expect {
+    /// Reads the log of `world`; every event has `attempts`.
+    pub fn of(world: &World, attempts: u32) -> Self {
+        let mut expect = Self::default();
+        let mut recent: HashMap<String, VecDeque<String>> = HashMap::new();
+        for record in world.records() {
+            expect.last = record.seq;
+            let json =
+                serde_json::from_slice::<serde_json::Value>(&record.payload).ok().filter(|json| json.is_object());
+            let Some(json) = json else {
+                expect.give_up(record.seq, Reason::Parse, 0);
+                continue;
+            };
+            let text = |name: &str| json[name].as_str().unwrap_or_default().to_owned();
+            let key = text("domain_userid");
+            if key.is_empty() {
+                expect.give_up(record.seq, Reason::NoKey, 0);
+                continue;
+            }
+            expect.rows.insert(record.seq);
+            let history = expect.keys.entry(key.clone()).or_default();
+            let mut tally = history.last().map(|(_, tally)| *tally).unwrap_or_default();
+            let recent = recent.entry(key).or_default();
+            let id = text("event_id");
+            if recent.contains(&id) {
+                history.push((record.seq, tally));
+                expect.counters.duplicate += 1;
+                continue;
+            }
+            let what = text("do");
+            let (what, tries) = what.split_once(' ').unwrap_or((&what, ""));
+            let fails = tries.parse::<u32>().unwrap_or(u32::MAX) >= attempts;
+            let end = match what {
+                "panic" if fails => Some((Reason::Panic, attempts)),
+                "crash" | "retry" if fails => Some((Reason::Error, attempts)),
+                "reject" => Some((Reason::Reject, 1)),
+                _ => None,
+            };
+            if end.is_none() {
+                tally.add(record.seq);
+                expect.counters.applied += 1;
+                recent.push_back(id);
+                if recent.len() > RECENT_IDS_MAX {
+                    recent.pop_front();
+                }
+            }
+            history.push((record.seq, tally));
+            if let Some((reason, attempts)) = end {
+                expect.give_up(record.seq, reason, attempts);
+            }
+        }
+        expect
+    }
+
+    fn give_up(&mut self, seq: u64, reason: Reason, attempts: u32) {
+        self.dead.insert(seq, (reason, attempts));
+        self.counters.add_dead(reason);
+    }
+
+    /// How events must have ended.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Rows that the table must have.
+    pub fn rows(&self) -> u64 {
+        self.rows.len() as u64
+    }
+
+    /// The first thing that is not yet as it must be in the end. What can never become right is told by [`Expect::check`].
+    pub fn lacks(&self, world: &World, tables: &[String]) -> Option<String> {
+        let checkpoint = world.checkpoint();
+        if checkpoint.cut < self.last {
+            return Some(format!("the checkpoint is at {} of {}", checkpoint.cut, self.last));
+        }
+        for table in tables {
+            let cursor = world.output(table).cursor;
+            if cursor < self.last {
+                return Some(format!("table {table} is at {cursor} of {}", self.last));
+            }
+        }
+        self.lacks_feature(world)
+    }
+
+    /// The first key whose features do not show its last event.
+    pub fn lacks_feature(&self, world: &World) -> Option<String> {
+        self.keys.iter().find_map(|(key, history)| {
+            let (last, published) = (history.last()?.0, world.feature(key).map(|a| a.seq));
+            (published != Some(last)).then(|| format!("the features of {key} are at {published:?} of {last}"))
+        })
+    }
+
+    /// Compares everything in the world with what must be there at the end.
+    pub fn check(&self, world: &World, tables: &[String]) {
+        assert_eq!(world.violations(), [""; 0]);
+        let checkpoint = world.checkpoint();
+        assert_eq!(checkpoint.cut, self.last, "the cut is the end of the log");
+        assert_eq!(checkpoint.counters, self.counters, "ends of events");
+        assert_eq!(checkpoint.counters.total(), self.last, "every event ended in one way");
+        for (key, history) in &self.keys {
+            let (last, tally) = history.last().expect("a key has events");
+            let answer = world.feature(key).expect("features of every key");
+            assert_eq!((answer.seq, answer.tally), (*last, *tally), "features of {key}");
+            let name = RecordKey::State(world.partition, Key::new(key).expect("a key"));
+            let state = world.value(&name).expect("state of every key");
+            let valid = record::valid_version(&state, &checkpoint).expect("a state record");
+            let (_, version) = valid.expect("a version that counts");
+            let version = record::decode_version(&version).expect("a version");
+            assert_eq!((version.applied, stored_tally(&version.payload)), (*last, *tally), "state of {key}");
+        }
+        self.check_answers(world);
+        self.check_dead_letters(world);
+        for table in tables {
+            self.check_table(world, table);
+        }
+    }
+
+    /// Every answer ever published was true at its sequence.
+    pub fn check_answers(&self, world: &World) {
+        for answer in world.answers() {
+            let history = self.keys.get(&answer.key).expect("a key of the log");
+            let at = history.binary_search_by_key(&answer.seq, |(seq, _)| *seq);
+            let at = at.unwrap_or_else(|_| panic!("{answer:?} is of a sequence that the key does not have"));
+            assert_eq!(answer.tally, history[at].1, "the answer of {} at {}", answer.key, answer.seq);
+        }
+    }
+
+    fn check_dead_letters(&self, world: &World) {
+        let checkpoint = world.checkpoint();
+        let mut found = BTreeMap::new();
+        for name in world.names() {
+            let RecordKey::DeadLetter(_, seq) = name else { continue };
+            let value = world.value(&name).expect("it was there");
+            let (letter, tag) = record::decode_dead_letter(&value).expect("a dead letter");
+            assert_eq!(letter.seq, seq);
+            assert!(checkpoint.is_valid(tag), "dead letter {seq} counts");
+            let record = &world.records()[seq as usize - 1];
+            assert_eq!(letter.payload, record.payload, "the payload of dead letter {seq}");
+            found.insert(seq, letter.reason);
+        }
+        let wanted = self.dead.iter().map(|(seq, (reason, _))| (*seq, *reason)).collect();
+        assert_eq!(found, wanted, "dead letters");
+    }
+
+    /// Attempts too: only where nothing was killed, because attempts are counted in memory. A rejected event is tried again
+    /// when a later one of its key crashes.
+    pub fn check_attempts(&self, world: &World) {
+        for (seq, (_, attempts)) in &self.dead {
+            let value = world.value(&RecordKey::DeadLetter(world.partition, *seq)).expect("a dead letter");
+            let (letter, _) = record::decode_dead_letter(&value).expect("a dead letter");
+            let wanted = if letter.reason == Reason::Reject { letter.attempts.max(1) } else { *attempts };
+            assert_eq!(letter.attempts, wanted, "attempts of event {seq}");
+        }
+    }
+
+    fn check_table(&self, world: &World, table: &str) {
+        let mut seen = HashSet::new();
+        let (mut rows, mut files) = (BTreeSet::new(), 0);
+        for (name, object) in world.objects().iter().filter(|(name, _)| name.starts_with(&format!("{table}/"))) {
+            files += 1;
+            for seq in table::rows(object) {
+                assert!(seen.insert(seq), "row {seq} of {name} is in another file of {table} too");
+                rows.insert(seq);
+            }
+        }
+        assert_eq!(rows.len(), self.rows.len(), "rows of {table}");
+        assert_eq!(rows, self.rows, "rows of {table}");
+        let output = world.output(table);
+        assert_eq!(output.cursor, self.last, "the cursor of {table}");
+        assert_eq!((output.rows, output.files), (self.rows(), files), "totals of {table}");
+        let intent = RecordKey::Intent(world.partition, table.to_owned());
+        assert_eq!(world.value(&intent), None, "nothing of {table} is half written");
+    }
+}

@@ -1,0 +1,156 @@
+//! The handler of the scenarios: counts, remembers the order in a digest, and fails as events tell it to.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use keyloom_actors::{
+    event::EventRef,
+    handler::{Context, Fault, Features, Logic, LogicFactory, StateError},
+};
+use serde::{Deserialize, Serialize};
+
+use super::lock;
+
+pub const NAME: &str = "counting";
+
+/// What is remembered of a key: equal for equal events in equal order only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    pub count: u64,
+    pub digest: u64,
+}
+
+impl Tally {
+    pub fn add(&mut self, seq: u64) {
+        self.count += 1;
+        self.digest = self.digest.wrapping_mul(1_000_003).wrapping_add(seq);
+    }
+}
+
+/// Makes counting handlers. How often each event was tried outlives sessions, unlike a tally.
+#[derive(Default)]
+pub struct Counting {
+    /// Bytes that each stored state takes beside the tally.
+    pub pad: usize,
+    /// While set, the event `hold` does not come back, and its worker with it.
+    pub held: AtomicBool,
+    tries: Mutex<HashMap<u64, u32>>,
+}
+
+impl Counting {
+    pub fn padded(pad: usize) -> Self {
+        Self { pad, ..Self::default() }
+    }
+
+    /// How often the event at `seq` was tried.
+    pub fn tries(&self, seq: u64) -> u32 {
+        lock(&self.tries).get(&seq).copied().unwrap_or(0)
+    }
+
+    fn try_again(&self, seq: u64) -> u32 {
+        let mut tries = lock(&self.tries);
+        let tries = tries.entry(seq).or_default();
+        *tries += 1;
+        *tries
+    }
+}
+
+/// So that a factory can be shared with the sessions it makes.
+pub struct Factory(pub Arc<Counting>);
+
+struct Session {
+    counting: Arc<Counting>,
+    tally: Tally,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    tally: Tally,
+    pad: String,
+}
+
+/// The tally in a stored state.
+pub fn stored_tally(payload: &[u8]) -> Tally {
+    rmp_serde::from_slice::<Stored>(payload).expect("a stored tally").tally
+}
+
+impl LogicFactory for Factory {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn state_version(&self) -> u32 {
+        1
+    }
+
+    fn create(&self) -> Box<dyn Logic> {
+        Box::new(Session { counting: Arc::clone(&self.0), tally: Tally::default() })
+    }
+
+    fn decode(&self, _: u32, bytes: &[u8]) -> Result<Box<dyn Logic>, StateError> {
+        let stored: Stored = rmp_serde::from_slice(bytes).map_err(|e| StateError(e.to_string()))?;
+        Ok(Box::new(Session { counting: Arc::clone(&self.0), tally: stored.tally }))
+    }
+}
+
+impl Logic for Session {
+    fn on_event(&mut self, event: EventRef<'_>, context: &Context<'_>) -> Result<(), Fault> {
+        let what = event.value_named("do").and_then(|v| v.as_str()).unwrap_or_default();
+        let (what, number) = what.split_once(' ').unwrap_or((&what, ""));
+        let number: u32 = number.parse().unwrap_or(u32::MAX);
+        self.tally.add(context.seq); // first of all, so that a failure has something to undo
+        if what.is_empty() {
+            return Ok(());
+        }
+        let tries = self.counting.try_again(context.seq);
+        let fails = tries <= number;
+        match what {
+            "panic" if fails => panic!("told to panic by event {}", context.seq),
+            "crash" if fails => Err(Fault::Crash("told to crash".to_owned())),
+            "retry" if fails => Err(Fault::Retry(Duration::from_millis(1))),
+            "wait" if tries == 1 => Err(Fault::Retry(Duration::from_millis(u64::from(number)))),
+            "hold" => {
+                while self.counting.held.load(Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Ok(())
+            }
+            "reject" => {
+                // As the contract of `Fault::Reject` says: the state is as it was.
+                self.tally.count -= 1;
+                self.tally.digest = self.tally.digest.wrapping_sub(context.seq).wrapping_mul(INVERSE);
+                Err(Fault::Reject("told to reject".to_owned()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn features(&self, features: &mut Features<'_>) {
+        features.set("count", &self.tally.count);
+        features.set("digest", &self.tally.digest);
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), StateError> {
+        let stored = Stored { tally: self.tally, pad: "x".repeat(self.counting.pad) };
+        rmp_serde::encode::write_named(out, &stored).map_err(|e| StateError(e.to_string()))
+    }
+}
+
+/// Undoes the multiplication in [`Tally::add`].
+const INVERSE: u64 = inverse(1_000_003);
+
+const fn inverse(odd: u64) -> u64 {
+    let mut x = odd; // correct to 3 bits; every round doubles them
+    let mut round = 0;
+    while round < 5 {
+        x = x.wrapping_mul(2u64.wrapping_sub(odd.wrapping_mul(x)));
+        round += 1;
+    }
+    x
+}

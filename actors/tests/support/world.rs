@@ -1,0 +1,411 @@
+//! What survives a kill: the log, the store and the lake, in memory. They check what no write may ever break, and note
+//! it as a violation.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use keyloom_actors::{
+    key::Key,
+    ports::{
+        Claim, Lake, LakeError, Log, LogError, LogInfo, LogReader, LogRecord, NewRecord, RecordKey, Store, StoreEntry,
+        StoreError, Stored,
+    },
+    record::{Checkpoint, Output},
+    timestamp::Timestamp,
+};
+use tokio::sync::watch;
+
+use super::{
+    events::BEGIN,
+    gate::{Gate, Life, Step},
+    handler::Tally,
+    lock,
+};
+
+/// Names of actors are global to the process, so every world has a partition number of its own.
+static PARTITIONS: AtomicU32 = AtomicU32::new(0);
+
+/// See the module.
+pub struct World {
+    pub partition: u32,
+    /// Most entries that the store takes in one batch.
+    pub batch_max: AtomicUsize,
+    /// Most events that a reader of the log gives at once.
+    pub read_max: AtomicUsize,
+    /// Events whose ids the log remembers to absorb repeats.
+    pub window: AtomicU64,
+    pub reads: Gate,
+    pub gets: Gate,
+    pub commits: Gate,
+    pub puts: Gate,
+    log: Mutex<Vec<LogRecord>>,
+    ids: Mutex<HashMap<u128, u64>>,
+    tail: watch::Sender<u64>,
+    released: AtomicU64,
+    store: Mutex<Records>,
+    lake: Mutex<BTreeMap<String, Bytes>>,
+    put_names: Mutex<Vec<String>>,
+    violations: Mutex<Vec<String>>,
+}
+
+/// What the store holds.
+#[derive(Default)]
+struct Records {
+    values: HashMap<RecordKey, Bytes>,
+    epoch: u64,
+    batches: u64,
+    /// What undoes the batches since the last durable one, oldest first.
+    undo: Vec<Vec<(RecordKey, Option<Bytes>)>>,
+    answers: Vec<Answer>,
+    refused: u64,
+}
+
+/// A feature answer as it was published.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub key: String,
+    pub seq: u64,
+    pub tally: Tally,
+}
+
+impl Answer {
+    pub fn parse(json: &[u8]) -> Self {
+        let value: serde_json::Value = serde_json::from_slice(json).expect("an answer is JSON");
+        let number = |v: &serde_json::Value| v.as_u64().expect("a number");
+        let features = &value["features"];
+        let tally = Tally { count: number(&features["count"]), digest: number(&features["digest"]) };
+        let key = value["key"].as_str().expect("a key").to_owned();
+        Self { key, seq: number(&value["seq"]), tally }
+    }
+}
+
+impl World {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            partition: PARTITIONS.fetch_add(1, Ordering::Relaxed),
+            batch_max: AtomicUsize::new(256),
+            read_max: AtomicUsize::new(usize::MAX),
+            window: AtomicU64::new(u64::MAX),
+            reads: Gate::default(),
+            gets: Gate::default(),
+            commits: Gate::default(),
+            puts: Gate::default(),
+            log: Mutex::default(),
+            ids: Mutex::default(),
+            tail: watch::Sender::new(0),
+            released: AtomicU64::new(0),
+            store: Mutex::default(),
+            lake: Mutex::default(),
+            put_names: Mutex::default(),
+            violations: Mutex::default(),
+        })
+    }
+
+    /// Appends events; the log absorbs repeats within its window.
+    pub fn append(&self, records: impl IntoIterator<Item = NewRecord>) -> Vec<Stored> {
+        let (mut log, mut ids) = (lock(&self.log), lock(&self.ids));
+        let window = self.window.load(Ordering::Relaxed);
+        let mut stored = Vec::new();
+        for NewRecord { key, dedupe_id, payload } in records {
+            let seq = log.len() as u64 + 1;
+            if let Some(id) = dedupe_id {
+                if let Some(before) = ids.get(&id).filter(|before| seq - **before <= window) {
+                    stored.push(Stored::Duplicate(Some(*before)));
+                    continue;
+                }
+                ids.insert(id, seq);
+            }
+            let key = Some(key).filter(|key| !key.is_empty());
+            log.push(LogRecord { seq, stored: Timestamp(BEGIN + seq as i64), key, payload });
+            stored.push(Stored::New(seq));
+        }
+        self.tail.send_replace(log.len() as u64);
+        stored
+    }
+
+    pub fn last_seq(&self) -> u64 {
+        *self.tail.borrow()
+    }
+
+    /// What the log holds.
+    pub fn records(&self) -> Vec<LogRecord> {
+        lock(&self.log).clone()
+    }
+
+    /// Up to where the log was told that it may forget.
+    pub fn released(&self) -> u64 {
+        self.released.load(Ordering::Relaxed)
+    }
+
+    pub fn value(&self, key: &RecordKey) -> Option<Bytes> {
+        lock(&self.store).values.get(key).cloned()
+    }
+
+    /// Writes past every rule: what a damaged disk does.
+    pub fn damage(&self, key: RecordKey, value: Bytes) {
+        lock(&self.store).values.insert(key, value);
+    }
+
+    pub fn checkpoint(&self) -> Checkpoint {
+        let value = self.value(&RecordKey::Checkpoint(self.partition));
+        value.map(|v| Checkpoint::decode(&v).expect("a checkpoint")).unwrap_or_default()
+    }
+
+    pub fn output(&self, table: &str) -> Output {
+        let value = self.value(&RecordKey::Output(self.partition, table.to_owned()));
+        value.map(|v| Output::decode(&v).expect("a cursor")).unwrap_or_default()
+    }
+
+    pub fn feature(&self, key: &str) -> Option<Answer> {
+        let key = RecordKey::Feature(Key::new(key).expect("a key"));
+        self.value(&key).map(|v| Answer::parse(&v))
+    }
+
+    /// Every answer that was ever published.
+    pub fn answers(&self) -> Vec<Answer> {
+        lock(&self.store).answers.clone()
+    }
+
+    /// Names in the store, to look through.
+    pub fn names(&self) -> Vec<RecordKey> {
+        lock(&self.store).values.keys().cloned().collect()
+    }
+
+    /// Commits that were refused because the claim was lost.
+    pub fn refused(&self) -> u64 {
+        lock(&self.store).refused
+    }
+
+    pub fn epoch(&self) -> u64 {
+        lock(&self.store).epoch
+    }
+
+    pub fn objects(&self) -> BTreeMap<String, Bytes> {
+        lock(&self.lake).clone()
+    }
+
+    /// Names in the order of their puts, repeats included.
+    pub fn put_names(&self) -> Vec<String> {
+        lock(&self.put_names).clone()
+    }
+
+    pub fn violations(&self) -> Vec<String> {
+        lock(&self.violations).clone()
+    }
+
+    fn violated(&self, what: String) {
+        lock(&self.violations).push(what);
+    }
+
+    /// The machine loses power: the last batches that were not durable are gone, as many as `batches` at most.
+    pub fn lose_power(&self, batches: usize) {
+        let mut store = lock(&self.store);
+        for _ in 0..batches {
+            let Some(undo) = store.undo.pop() else { break };
+            for (key, before) in undo.into_iter().rev() {
+                match before {
+                    Some(value) => drop(store.values.insert(key, value)),
+                    None => drop(store.values.remove(&key)),
+                }
+            }
+        }
+    }
+
+    fn check_batch(&self, store: &Records, entries: &[StoreEntry]) {
+        let names: HashSet<_> = entries.iter().map(|(key, _)| key).collect();
+        if names.len() < entries.len() {
+            self.violated("a batch writes the same record twice".to_owned());
+        }
+        if entries.len() > self.batch_max.load(Ordering::Relaxed) {
+            self.violated(format!("a batch of {} entries", entries.len()));
+        }
+        for (key, value) in entries {
+            let (Some(after), before) = (value, store.values.get(key)) else { continue };
+            match key {
+                RecordKey::Feature(key) => {
+                    let (after, before) = (Answer::parse(after), before.map(|b| Answer::parse(b)));
+                    if before.as_ref().is_some_and(|before| after.seq < before.seq) {
+                        self.violated(format!("the features of {key} went back in time: {before:?}, then {after:?}"));
+                    }
+                }
+                RecordKey::Checkpoint(_) => {
+                    let before = before.map(|b| Checkpoint::decode(b).expect("a checkpoint")).unwrap_or_default();
+                    let after = Checkpoint::decode(after).expect("a checkpoint");
+                    if after.n != before.n + 1 || after.cut < before.cut {
+                        self.violated(format!("checkpoint {before:?}, then {after:?}"));
+                    }
+                }
+                RecordKey::Output(..) => {
+                    let before = before.map(|b| Output::decode(b).expect("a cursor")).unwrap_or_default();
+                    let after = Output::decode(after).expect("a cursor");
+                    if after.cursor < before.cursor {
+                        self.violated(format!("cursor {before:?}, then {after:?}"));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The homes as one incarnation has them.
+pub struct Ports {
+    pub world: Arc<World>,
+    pub life: Arc<Life>,
+}
+
+struct Reader {
+    world: Arc<World>,
+    life: Arc<Life>,
+    next: u64,
+}
+
+#[async_trait]
+impl Log for Ports {
+    async fn append(&self, _: u32, records: Vec<NewRecord>) -> Result<Vec<Stored>, LogError> {
+        Ok(self.world.append(records))
+    }
+
+    async fn reader(&self, _: u32, from: u64) -> Result<Box<dyn LogReader>, LogError> {
+        self.life.breathe().await;
+        self.world.reads.pass().await.map_err(LogError::Unavailable)?;
+        Ok(Box::new(Reader { world: Arc::clone(&self.world), life: Arc::clone(&self.life), next: from }))
+    }
+
+    async fn read(&self, _: u32, seqs: &[u64]) -> Result<Vec<LogRecord>, LogError> {
+        self.life.breathe().await;
+        self.world.reads.pass().await.map_err(LogError::Unavailable)?;
+        let log = lock(&self.world.log);
+        Ok(seqs.iter().filter_map(|seq| log.get(*seq as usize - 1).cloned()).collect())
+    }
+
+    async fn info(&self, _: u32) -> Result<LogInfo, LogError> {
+        self.life.breathe().await;
+        Ok(LogInfo { first_seq: 1, last_seq: self.world.last_seq() })
+    }
+
+    async fn release(&self, _: u32, seq: u64) -> Result<(), LogError> {
+        self.life.breathe().await;
+        self.world.released.fetch_max(seq, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn event_bytes_max(&self) -> usize {
+        1 << 20
+    }
+}
+
+#[async_trait]
+impl LogReader for Reader {
+    async fn next(&mut self, events_max: usize, _: usize) -> Result<Vec<LogRecord>, LogError> {
+        self.world.reads.pass().await.map_err(LogError::Unavailable)?;
+        let mut tail = self.world.tail.subscribe();
+        let more = tail.wait_for(|last| *last >= self.next).await.map(drop);
+        more.map_err(|e| LogError::Unavailable(e.to_string()))?;
+        self.life.breathe().await;
+        let log = lock(&self.world.log);
+        let most = events_max.min(self.world.read_max.load(Ordering::Relaxed));
+        let records: Vec<_> = log.iter().skip(self.next as usize - 1).take(most).cloned().collect();
+        self.next += records.len() as u64;
+        Ok(records)
+    }
+}
+
+#[async_trait]
+impl Store for Ports {
+    async fn claim(&self, partition: u32, _: &str) -> Result<Claim, StoreError> {
+        self.life.breathe().await;
+        let mut store = lock(&self.world.store);
+        store.epoch += 1;
+        store.batches = 0;
+        store.undo.clear(); // a claim is durable, and with it everything before
+        Ok(Claim { partition, epoch: store.epoch, fence: store.epoch, head: 0 })
+    }
+
+    async fn get(&self, keys: &[RecordKey]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        self.life.breathe().await;
+        self.world.gets.pass().await.map_err(StoreError::Unavailable)?;
+        let store = lock(&self.world.store);
+        Ok(keys.iter().map(|key| store.values.get(key).cloned()).collect())
+    }
+
+    async fn commit(
+        &self,
+        claim: &mut Claim,
+        head: Bytes,
+        entries: Vec<StoreEntry>,
+        durable: bool,
+    ) -> Result<(), StoreError> {
+        self.life.breathe().await;
+        self.world.commits.pass().await.map_err(StoreError::Unavailable)?;
+        self.life.step(Step::Commit(&entries)).await;
+        {
+            let mut store = lock(&self.world.store);
+            if (claim.epoch, claim.head) != (store.epoch, store.batches) {
+                store.refused += 1;
+                return Err(StoreError::Fenced(claim.partition));
+            }
+            self.world.check_batch(&store, &entries);
+            let mut undo = Vec::new();
+            for (key, value) in entries.iter().cloned().chain([(RecordKey::Head(claim.partition), Some(head))]) {
+                if let (RecordKey::Feature(_), Some(json)) = (&key, &value) {
+                    store.answers.push(Answer::parse(json));
+                }
+                let before = match value {
+                    Some(value) => store.values.insert(key.clone(), value),
+                    None => store.values.remove(&key),
+                };
+                undo.push((key, before));
+            }
+            store.undo.push(undo);
+            if durable {
+                store.undo.clear();
+            }
+            store.batches += 1;
+        }
+        self.life.step(Step::Committed(&entries)).await;
+        claim.head += 1;
+        Ok(())
+    }
+
+    fn batch_max(&self) -> usize {
+        self.world.batch_max.load(Ordering::Relaxed)
+    }
+
+    async fn dead_letters(&self, _: u32, _: u64, _: usize) -> Result<Vec<(u64, Bytes)>, StoreError> {
+        Ok(Vec::new()) // for listings; no actor asks
+    }
+}
+
+#[async_trait]
+impl Lake for Ports {
+    async fn put(&self, name: &str, object: Bytes) -> Result<(), LakeError> {
+        self.life.breathe().await;
+        self.world.puts.pass().await.map_err(LakeError::Unavailable)?;
+        self.life.step(Step::Put(name)).await;
+        lock(&self.world.put_names).push(name.to_owned());
+        let before = lock(&self.world.lake).insert(name.to_owned(), object.clone());
+        if before.is_some_and(|before| before != object) {
+            self.world.violated(format!("{name} was replaced by other bytes"));
+        }
+        self.life.step(Step::PutDone(name)).await;
+        Ok(())
+    }
+
+    async fn delete(&self, name: &str) -> Result<(), LakeError> {
+        lock(&self.world.lake).remove(name);
+        Ok(())
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<(String, u64)>, LakeError> {
+        let lake = lock(&self.world.lake);
+        Ok(lake.iter().filter(|(n, _)| n.starts_with(prefix)).map(|(n, o)| (n.clone(), o.len() as u64)).collect())
+    }
+}

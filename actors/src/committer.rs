@@ -224,7 +224,12 @@ impl CommitterState {
                     self.args.status.set_trouble(Some(format!("the store does not take writes: {error}")));
                     tokio::time::sleep(backoff.wait()).await;
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    // Before anyone fails: those who only notice that we are gone must not claim the partition back.
+                    let fenced = matches!(error, StoreError::Fenced(_));
+                    self.args.status.fenced.fetch_or(fenced, std::sync::atomic::Ordering::Relaxed);
+                    return Err(error);
+                }
             }
         }
         if backoff.failures() > 0 {

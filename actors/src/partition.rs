@@ -170,7 +170,12 @@ impl Actor for Partition {
         };
         let role = tree.role_of(&cell).unwrap_or("partition");
         let (cause, is_final) = error.as_deref().map_or((observe::Cause::Killed, false), classify);
-        let text = error.map_or_else(|| "it ended".to_owned(), |e| e.to_string());
+        let mut text = error.map_or_else(|| "it ended".to_owned(), |e| e.to_string());
+        let fenced = state.plan.status.fenced.load(Ordering::Relaxed);
+        if fenced {
+            text = format!("another engine has claimed partition {}", state.plan.partition);
+        }
+        let is_final = is_final || fenced;
         observe::restarted(role, cause);
         tracing::error!(
             partition = state.plan.partition,

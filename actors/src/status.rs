@@ -41,6 +41,8 @@ pub struct Status {
     pub running: AtomicBool,
     /// How far each table is in the lake.
     tables: Mutex<BTreeMap<String, u64>>,
+    /// Another engine has claimed the partition: nothing here may start again.
+    pub fenced: AtomicBool,
     /// Events of the log that were gone before they could be read.
     pub dropped: AtomicU64,
     /// Why the partition is not well, if it is not.

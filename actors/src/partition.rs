@@ -39,6 +39,10 @@ const RESTART_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Durati
 const STABLE_AFTER: Duration = Duration::from_secs(30);
 /// How long children get to end before they are left alone.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// Bytes in flight per session that may be resident, at most, and what a partition gets in any case. A session with events
+/// cannot be evicted, so what is in flight says how far residents may exceed their limit: two events or so each.
+const IN_FLIGHT_BYTES_PER_SESSION: u64 = 2 << 10;
+const IN_FLIGHT_BYTES_MIN: u64 = 8 << 20;
 /// How often the log is asked how far it goes and told what is no longer needed.
 const LOG_TICK: Duration = Duration::from_millis(500);
 
@@ -320,7 +324,8 @@ async fn grow(plan: &PartitionPlan, myself: &ActorRef<PartitionMsg>) -> Result<T
     status.start_from(&checkpoint.counters, checkpoint.cut);
     status.checkpoint_at.store(plan.clock.now().0, Ordering::Relaxed);
     status.log_last.store(info.last_seq, Ordering::Relaxed);
-    let credit = Credit::new(plan.in_flight_max);
+    let for_sessions = (plan.resident_max as u64).saturating_mul(IN_FLIGHT_BYTES_PER_SESSION).max(IN_FLIGHT_BYTES_MIN);
+    let credit = Credit::new(plan.in_flight_max.min(for_sessions));
     let (name, cell) = (|role: &str| Some(format!("{role}-{partition}-{}", claim.epoch)), myself.get_cell());
     let failed = |e: ractor::SpawnErr| ActorFailure::Again(e.to_string());
     let epoch = claim.epoch;

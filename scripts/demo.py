@@ -5,6 +5,7 @@ everything went well. Its files stay in target/demo until the next run.
 """
 
 import collections
+import datetime
 import json
 import os
 import pathlib
@@ -116,8 +117,9 @@ def wait_ready(engine, base, home):
 
 
 def a_real_user(binary):
-    """The user with most events among the first ones: the click stream is the same every time."""
-    command = [binary, "generate", "--seed", "1", "--users", USERS, "--events", "500", "--to", "-"]
+    """The user with most events among the first ones, if they came now: some users are away at some times."""
+    now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    command = [binary, "generate", "--seed", "1", "--users", USERS, "--start", now, "--events", "500", "--to", "-"]
     lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL).stdout.splitlines()
     return collections.Counter(json.loads(line)["domain_userid"] for line in lines).most_common(1)[0][0]
 

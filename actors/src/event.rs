@@ -13,7 +13,7 @@ use crate::{
     dead_letter::Reason,
     fields::{self, Field, FieldId, Value},
     handler::Fault,
-    key::{self, Key},
+    key,
     ports::LogRecord,
     timestamp::{DAY, Timestamp},
 };
@@ -66,7 +66,8 @@ pub struct EventBatch {
     /// Event times that had to be clamped.
     pub clamped: u64,
     fields: Vec<Field>,
-    credit: Option<CreditGuard>,
+    /// Given back when the last holder drops the batch.
+    _credit: Option<CreditGuard>,
 }
 
 /// An event together with its batch: what consumers read fields from.
@@ -174,7 +175,7 @@ impl EventBatch {
         let mut fields = Vec::with_capacity(records.len() * 14);
         let mut clamped = 0;
         let events = records.into_iter().map(|record| decode_one(record, keys, &mut fields, &mut clamped)).collect();
-        Self { partition, events, clamped, fields, credit }
+        Self { partition, events, clamped, fields, _credit: credit }
     }
 
     /// The event at `index`.
@@ -196,11 +197,6 @@ impl EventBatch {
     /// Sequence of the last event; 0 when empty.
     pub fn last_seq(&self) -> u64 {
         self.events.last().map_or(0, |e| e.seq)
-    }
-
-    /// Whether the batch holds credit of its partition.
-    pub fn holds_credit(&self) -> bool {
-        self.credit.is_some()
     }
 }
 
@@ -315,11 +311,6 @@ impl QueuedEvent {
     /// Its sequence.
     pub fn seq(&self) -> u64 {
         self.batch.events[self.index as usize].seq
-    }
-
-    /// Its key; fails when the event has none.
-    pub fn key(&self) -> Result<Key, key::KeyError> {
-        Key::new(&self.batch.events[self.index as usize].key)
     }
 }
 

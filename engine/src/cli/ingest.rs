@@ -17,7 +17,7 @@ use crate::{
     ingest::{self, HttpSink, IngestSink, LogSink, Source},
     nats,
     running::Running,
-    topology::{self, Topology},
+    topology::Topology,
 };
 
 /// The arguments of `keyloom ingest`.
@@ -102,9 +102,6 @@ fn engine_address(topology: &Topology) -> anyhow::Result<String> {
 }
 
 async fn process(arguments: &IngestArguments, topology: &Topology, engine: &Engine) -> anyhow::Result<()> {
-    if matches!(topology.log, topology::Log::Embedded { .. }) && topology.engine.partitions == 0 {
-        return Err(anyhow!("a topology has at least one partition"));
-    }
     run::describe_metrics();
     let began = Instant::now();
     let mut running = run::start(topology, engine).await?;

@@ -184,9 +184,7 @@ impl Cell {
         };
         let mut left = TURN_EVENTS_MAX;
         while left > 0 {
-            let Some(event) = self.inbox.front() else { break };
-            let event = event.clone();
-            let seq = event.seq();
+            let Some(seq) = self.inbox.front().map(QueuedEvent::seq) else { break };
             left -= 1;
             if seq <= core.applied() {
                 self.inbox.pop_front(); // re-read after a recovery, and already in the recovered state
@@ -194,12 +192,11 @@ impl Cell {
             }
             self.take_share(&core, factory, seq)?;
             self.trying = seq;
-            let end = self.consume(&mut core, &event)?;
-            self.inbox.pop_front();
+            let end = self.consume(&mut core, seq)?; // an event that fails, or panics, stays in the queue
+            let stored = self.inbox.pop_front().map(|event| event.get().event().stored);
             self.history.push((seq, end));
             self.dirty = true;
-            let stored = event.get().event().stored;
-            self.unpublished_since.get_or_insert(stored);
+            self.unpublished_since = self.unpublished_since.or(stored);
         }
         self.trying = 0;
         let counts = self.count(cut);
@@ -210,16 +207,16 @@ impl Cell {
         Ok(Turn { counts: counts.0, counts_behind: counts.1, dead: std::mem::take(&mut self.dead), feature_due, more })
     }
 
-    fn consume(&mut self, core: &mut SessionCore, event: &QueuedEvent) -> Result<End, Failure> {
-        let seq = event.seq();
+    /// Runs the event at the front of the queue, which has sequence `seq`.
+    fn consume(&mut self, core: &mut SessionCore, seq: u64) -> Result<End, Failure> {
         if let Some((reason, text)) = self.condemned.get(&seq).cloned() {
-            return Ok(self.give_up(core, event, reason, text));
+            return Ok(self.give_up(core, reason, text));
         }
-        match core.apply(event.get()) {
+        match core.apply(self.inbox[0].get()) {
             Ok(outcome) => Ok(End::Done(outcome)),
             Err(Fault::Reject(text)) => {
                 *self.attempts.entry(seq).or_default() += 1;
-                Ok(self.give_up(core, event, Reason::Reject, text))
+                Ok(self.give_up(core, Reason::Reject, text))
             }
             Err(Fault::Crash(text)) => Err(self.fail(Failure { seq, reason: Reason::Error, text, retry_after: None })),
             Err(Fault::Retry(after)) => {
@@ -234,11 +231,12 @@ impl Cell {
         failure
     }
 
-    fn give_up(&mut self, core: &mut SessionCore, event: &QueuedEvent, reason: Reason, error: String) -> End {
-        let view = event.get();
-        let e = view.event();
-        core.skip(e.seq);
-        self.dead.push(DeadLetter::of(e, reason, error, self.attempts.get(&e.seq).copied().unwrap_or(0)));
+    /// Gives up the event at the front of the queue.
+    fn give_up(&mut self, core: &mut SessionCore, reason: Reason, error: String) -> End {
+        let event = self.inbox[0].get().event();
+        core.skip(event.seq);
+        let attempts = self.attempts.get(&event.seq).copied().unwrap_or(0);
+        self.dead.push(DeadLetter::of(event, reason, error, attempts));
         End::Dead(reason)
     }
 

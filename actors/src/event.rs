@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 use crate::{
     credit::CreditGuard,
     dead_letter::Reason,
-    fields::{self, Field, FieldId, Value},
+    fields::{self, Field, FieldId, Scanned, Value},
     handler::Fault,
     key,
     ports::LogRecord,
@@ -42,6 +42,8 @@ pub struct Event {
     pub text: ByteString,
     /// Why it cannot be processed, if so.
     pub refused: Option<Box<Refused>>,
+    /// Its fields, where they came with it; else they are in the batch.
+    scanned: Option<Scanned>,
     fields: Range<u32>,
 }
 
@@ -77,10 +79,14 @@ pub struct EventRef<'a> {
     fields: &'a [Field],
 }
 
+/// A batch as one shard holds it. Counting its references apart keeps the threads of different shards from writing to the
+/// same counter for every event.
+pub type ShardBatch = Arc<Arc<EventBatch>>;
+
 /// One event of a shared batch, owned: what waits in the queue of a session.
 #[derive(Clone, Debug)]
 pub struct QueuedEvent {
-    batch: Arc<EventBatch>,
+    batch: ShardBatch,
     index: u32,
 }
 
@@ -172,7 +178,8 @@ impl Event {
 impl EventBatch {
     /// Decodes records of one partition. Never fails: what cannot be processed says so in [`Event::refused`].
     pub fn decode(partition: u32, records: Vec<LogRecord>, keys: &KeyPaths, credit: Option<CreditGuard>) -> Self {
-        let mut fields = Vec::with_capacity(records.len() * 14);
+        let unscanned = records.iter().filter(|record| record.scanned.is_none()).count();
+        let mut fields = Vec::with_capacity(unscanned * 14);
         let mut clamped = 0;
         let events = records.into_iter().map(|record| decode_one(record, keys, &mut fields, &mut clamped)).collect();
         Self { partition, events, clamped, fields, _credit: credit }
@@ -181,7 +188,11 @@ impl EventBatch {
     /// The event at `index`.
     pub fn get(&self, index: usize) -> EventRef<'_> {
         let event = &self.events[index];
-        EventRef { event, fields: &self.fields[event.fields.start as usize..event.fields.end as usize] }
+        let fields = match &event.scanned {
+            Some(scanned) => scanned.as_slice(),
+            None => &self.fields[event.fields.start as usize..event.fields.end as usize],
+        };
+        EventRef { event, fields }
     }
 
     /// All events, in order.
@@ -201,17 +212,17 @@ impl EventBatch {
 }
 
 fn decode_one(record: LogRecord, keys: &KeyPaths, fields: &mut Vec<Field>, clamped: &mut u64) -> Event {
-    let LogRecord { seq, stored, key, payload } = record;
+    let LogRecord { seq, stored, key, payload, scanned: given } = record;
     let start = fields.len();
     let mut refused = None;
     let text = ByteString::try_from(payload.clone()).unwrap_or_else(|_| {
         refused = Some((Reason::Parse, "not valid UTF-8".to_owned()));
         ByteString::new()
     });
-    if refused.is_none() {
+    if refused.is_none() && given.is_none() {
         refused = fields::scan(&text, fields).err().map(|e| (Reason::Parse, e.to_string()));
     }
-    let scanned = &fields[start..];
+    let scanned = given.as_ref().map_or(&fields[start..], Scanned::as_slice);
     let value = |id| find(scanned, &text, id, "");
     if let Some(reason) = value(FieldId::Rejected).and_then(|v| v.as_str()) {
         let reason = Reason::from_label(&reason).unwrap_or(Reason::Parse);
@@ -243,7 +254,7 @@ fn decode_one(record: LogRecord, keys: &KeyPaths, fields: &mut Vec<Field>, clamp
     let key_hash = key::hash_of(key.as_bytes());
     let refused = refused.map(|(reason, text)| Box::new(Refused { reason, text, payload }));
     let range = start as u32..fields.len() as u32;
-    Event { seq, stored, collected, time, id_hash, key_hash, key, text, refused, fields: range }
+    Event { seq, stored, collected, time, id_hash, key_hash, key, text, refused, scanned: given, fields: range }
 }
 
 /// Reads a time from a JSON string or number, see [`Timestamp::parse`].
@@ -299,7 +310,7 @@ impl<'a> EventRef<'a> {
 
 impl QueuedEvent {
     /// The event at `index` of `batch`.
-    pub fn new(batch: Arc<EventBatch>, index: u32) -> Self {
+    pub fn new(batch: ShardBatch, index: u32) -> Self {
         Self { batch, index }
     }
 

@@ -3,7 +3,7 @@
 //! Pure. Every consumer of an event (key, handler, table) reads fields through the spans found here, so the text is
 //! scanned once. Values are checked to be JSON, but nested ones are not taken apart.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, ops::Range, sync::Arc};
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -90,6 +90,32 @@ pub struct Field {
     kind: Kind,
     name: (u32, u32),
     value: (u32, u32),
+}
+
+/// The fields of one event among those of many that were scanned together: whoever scanned them hands them on with the
+/// text, so that it is scanned once on its way from the front door to sessions and tables.
+#[derive(Clone, Debug)]
+pub struct Scanned {
+    fields: Arc<Vec<Field>>,
+    from: u32,
+    to: u32,
+}
+
+impl Scanned {
+    /// The fields at `range` of `fields`.
+    pub fn new(fields: Arc<Vec<Field>>, range: Range<u32>) -> Self {
+        Self { fields, from: range.start, to: range.end }
+    }
+
+    /// The fields.
+    pub fn as_slice(&self) -> &[Field] {
+        self.fields.get(self.from as usize..self.to as usize).unwrap_or_default()
+    }
+
+    /// Memory that the fields take.
+    pub fn bytes(&self) -> usize {
+        self.as_slice().len() * size_of::<Field>()
+    }
 }
 
 /// A field's value, still as JSON text.
@@ -259,7 +285,7 @@ impl<'a> Value<'a> {
             return None;
         }
         let inner = &self.raw[1..self.raw.len() - 1];
-        if !inner.as_bytes().contains(&b'\\') {
+        if memchr::memchr(b'\\', inner.as_bytes()).is_none() {
             return Some(Cow::Borrowed(inner));
         }
         serde_json::from_str::<String>(self.raw).ok().map(Cow::Owned)

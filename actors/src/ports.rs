@@ -8,7 +8,7 @@ use std::{fmt, ops::RangeInclusive, sync::Arc};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{event::EventBatch, key::Key, timestamp::Timestamp};
+use crate::{event::EventBatch, fields::Scanned, key::Key, timestamp::Timestamp};
 
 // ---- log ------------------------------------------------------------------------------------------------------------
 
@@ -23,6 +23,8 @@ pub struct NewRecord {
     pub dedupe_id: Option<u128>,
     /// The event as JSON.
     pub payload: Bytes,
+    /// Its fields, where somebody has scanned it already. Not stored.
+    pub scanned: Option<Scanned>,
 }
 
 /// One stored event.
@@ -36,6 +38,8 @@ pub struct LogRecord {
     pub key: Option<Bytes>,
     /// The event as JSON; anything at all from foreign writers.
     pub payload: Bytes,
+    /// Its fields, where it comes straight from whoever scanned it.
+    pub scanned: Option<Scanned>,
 }
 
 /// What became of one [`NewRecord`].

@@ -332,8 +332,9 @@ impl ShardState {
     /// Queues events at their sessions; returns the keys that have none.
     fn deliver(&mut self, batch: &Arc<EventBatch>, indexes: &[u32]) -> Vec<Key> {
         let mut missing = Vec::new();
+        let own = Arc::new(Arc::clone(batch));
         for &index in indexes {
-            let queued = QueuedEvent::new(Arc::clone(batch), index);
+            let queued = QueuedEvent::new(Arc::clone(&own), index);
             let key = batch.get(index as usize).key_str();
             if let Some(slot) = self.slots.touch(key) {
                 let wake = lock(&slot.cell).push(queued);
@@ -551,7 +552,7 @@ impl ShardState {
                     }
                 }
             };
-            let batch = Arc::new(EventBatch::decode(partition, records, &keys, None));
+            let batch = Arc::new(Arc::new(EventBatch::decode(partition, records, &keys, None)));
             let again = (0..batch.events.len() as u32).map(|i| QueuedEvent::new(Arc::clone(&batch), i)).collect();
             drop(myself.cast(ShardMsg::Restart { key, again }));
         });

@@ -64,7 +64,12 @@ fn event(key: &str, event_id: &str) -> NewRecord {
 
 /// Events without ids, whose payloads are their numbers.
 fn numbered(numbers: std::ops::RangeInclusive<u64>) -> Vec<NewRecord> {
-    let one = |n: u64| NewRecord { key: "k".into(), dedupe_id: None, payload: format!(r#"{{"n":{n}}}"#).into() };
+    let one = |n: u64| NewRecord {
+        key: "k".into(),
+        dedupe_id: None,
+        payload: format!(r#"{{"n":{n}}}"#).into(),
+        scanned: None,
+    };
     numbers.map(one).collect()
 }
 
@@ -168,7 +173,7 @@ async fn an_event_without_an_id_is_never_a_repeat(home: Home) {
 async fn repeats_are_absorbed_across_a_restart(mut home: Home) {
     // What a tool refused has no key; its id is made of the whole payload.
     let payload = Bytes::from(r#"{"keyloom.rejected":"parse","error":"x","source":"f:1"}"#);
-    let refusal = NewRecord { key: Bytes::new(), dedupe_id: Some(dedupe_id(b"", &payload)), payload };
+    let refusal = NewRecord { key: Bytes::new(), dedupe_id: Some(dedupe_id(b"", &payload)), payload, scanned: None };
     let batch = || vec![event("ü", "1"), event("b", "1"), refusal.clone()];
     let mut log = home.log(1).await;
     assert_eq!(append(&*log, batch()).await, new(1..=3));
@@ -212,7 +217,12 @@ async fn keys_and_payloads_come_back_byte_for_byte(mut home: Home) {
         "\0",
         &long,
     ];
-    let record = |key: &[u8], payload: Bytes| NewRecord { key: Bytes::copy_from_slice(key), dedupe_id: None, payload };
+    let record = |key: &[u8], payload: Bytes| NewRecord {
+        key: Bytes::copy_from_slice(key),
+        dedupe_id: None,
+        payload,
+        scanned: None,
+    };
     let mut put: Vec<NewRecord> = keys.map(|key| record(key.as_bytes(), "{}".into())).into();
     // Keys and payloads that are no text, for whatever foreign writers send.
     put.push(record(&[0xff, 0xfe, 0, b'%'], "{}".into()));
@@ -321,7 +331,7 @@ async fn a_reader_beyond_the_end_is_an_error(home: Home) {
 async fn no_answer_of_a_reader_exceeds_its_limits(mut home: Home) {
     const BYTES: usize = 1 << 10;
     let log = home.log(1).await;
-    let put = |seed| NewRecord { key: "k".into(), dedupe_id: None, payload: noise(seed, BYTES) };
+    let put = |seed| NewRecord { key: "k".into(), dedupe_id: None, payload: noise(seed, BYTES), scanned: None };
     append(&*log, (1..=600).map(put).collect()).await;
     check_limits(&*log, 600, BYTES).await;
     // The same from disk.
@@ -439,7 +449,7 @@ async fn concurrent_appends_keep_the_order_of_each_caller(home: Home) {
             let mut stored = Vec::new();
             for n in 0..APPENDS {
                 let payload = |i: u64| format!(r#"{{"caller":{caller},"n":{}}}"#, n * EVENTS + i);
-                let one = |i| NewRecord { key: "k".into(), dedupe_id: None, payload: payload(i).into() };
+                let one = |i| NewRecord { key: "k".into(), dedupe_id: None, payload: payload(i).into(), scanned: None };
                 let answers = append(&*log, (0..EVENTS).map(one).collect()).await;
                 for (i, answer) in (0..EVENTS).zip(answers) {
                     let Stored::New(seq) = answer else { panic!("{answer:?}") };
@@ -537,7 +547,8 @@ async fn a_too_large_event_is_refused_before_anything_is_stored(home: Home) {
     let log = home.log(1).await;
     let limit = log.event_bytes_max();
     assert!(limit >= 256 << 10, "{limit}");
-    let sized = |bytes| NewRecord { key: "ü".repeat(256).into(), dedupe_id: Some(9), payload: noise(1, bytes) };
+    let sized =
+        |bytes| NewRecord { key: "ü".repeat(256).into(), dedupe_id: Some(9), payload: noise(1, bytes), scanned: None };
     let refused = log.append(0, vec![event("a", "1"), sized(limit + 1), event("a", "2")]).await;
     let Err(LogError::TooLarge { bytes, limit: said }) = refused else { panic!("{refused:?}") };
     assert_eq!((bytes, said), (limit + 1, limit));

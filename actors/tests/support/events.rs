@@ -28,7 +28,7 @@ pub fn at_hour(hour: u64, key: &str, id: u64) -> NewRecord {
 
 /// Anything at all, as a foreign writer might append it.
 pub fn foreign(payload: &[u8]) -> NewRecord {
-    NewRecord { key: Bytes::new(), dedupe_id: None, payload: Bytes::copy_from_slice(payload) }
+    NewRecord { key: Bytes::new(), dedupe_id: None, payload: Bytes::copy_from_slice(payload), scanned: None }
 }
 
 fn made(key: &str, id: u64, what: &str, hour: u64) -> NewRecord {
@@ -40,5 +40,6 @@ fn made(key: &str, id: u64, what: &str, hour: u64) -> NewRecord {
         key: Bytes::copy_from_slice(key.as_bytes()),
         dedupe_id: Some(dedupe_id(key.as_bytes(), id.to_string().as_bytes())),
         payload: payload.into(),
+        scanned: None,
     }
 }

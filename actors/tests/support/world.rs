@@ -113,7 +113,7 @@ impl World {
         let (mut log, mut ids) = (lock(&self.log), lock(&self.ids));
         let window = self.window.load(Ordering::Relaxed);
         let mut stored = Vec::new();
-        for NewRecord { key, dedupe_id, payload } in records {
+        for NewRecord { key, dedupe_id, payload, scanned } in records {
             let seq = log.len() as u64 + 1;
             if let Some(id) = dedupe_id {
                 if let Some(before) = ids.get(&id).filter(|before| seq - **before <= window) {
@@ -123,7 +123,7 @@ impl World {
                 ids.insert(id, seq);
             }
             let key = Some(key).filter(|key| !key.is_empty());
-            log.push(LogRecord { seq, stored: Timestamp(BEGIN + seq as i64), key, payload });
+            log.push(LogRecord { seq, stored: Timestamp(BEGIN + seq as i64), key, payload, scanned });
             stored.push(Stored::New(seq));
         }
         self.tail.send_replace(log.len() as u64);

@@ -106,8 +106,15 @@ async fn process(arguments: &IngestArguments, topology: &Topology, engine: &Engi
     let began = Instant::now();
     let mut running = run::start(topology, engine).await?;
     let log = Arc::clone(&running.homes.homes.log);
-    let mut sink = LogSink::new(Arc::clone(&log));
-    let report = read_into(arguments, topology, &mut sink, log.event_bytes_max()).await?;
+    let statuses = running.statuses.clone();
+    let routed = move |partition: u32| {
+        statuses.get(partition as usize).map_or(u64::MAX, |status| status.routed.load(Ordering::Relaxed))
+    };
+    let mut sink = LogSink::new(Arc::clone(&log)).with_engine(Arc::new(routed));
+    let report = tokio::select! {
+        report = read_into(arguments, topology, &mut sink, log.event_bytes_max()) => report?,
+        reason = running.lost() => return Err(anyhow!("{reason}")),
+    };
     println!("{report}");
     finish(&mut running, log.as_ref()).await?;
     let seconds = began.elapsed().as_secs_f64();

@@ -89,7 +89,8 @@ pub fn decode(block: &[u8], from: u64) -> Result<Vec<LogRecord>, String> {
         let key = raw.split_to(key_len);
         let payload = raw.split_to(payload_len);
         if seq >= from {
-            records.push(LogRecord { seq, stored, key: (!key.is_empty()).then_some(key), payload });
+            let key = (!key.is_empty()).then_some(key);
+            records.push(LogRecord { seq, stored, key, payload, scanned: None });
         }
     }
     Ok(records)
@@ -107,6 +108,7 @@ mod tests {
             stored: Timestamp(i as i64),
             key: (i % 3 != 0).then(|| Bytes::from(format!("key{i}"))),
             payload: payload.clone().into(),
+            scanned: None,
         };
         payloads.iter().enumerate().map(record).collect()
     }

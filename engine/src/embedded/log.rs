@@ -15,7 +15,7 @@ use bytes::Bytes;
 use fjall::PersistMode;
 use keyloom_actors::{
     event::dedupe_id,
-    fields::{self, FieldId},
+    fields::{self, FieldId, Scanned},
     ports::{Log, LogError, LogInfo, LogReader, LogRecord, NewRecord, Stored},
     timestamp::{Clock, Timestamp},
 };
@@ -37,8 +37,8 @@ const BLOCK_BYTES_MAX: usize = 512 << 10;
 const GROUP_BYTES_MAX: usize = 8 << 20;
 /// Appends that wait for the writer; more wait at its door.
 const APPENDS_WAITING_MAX: usize = 256;
-/// Payload bytes kept in memory for readers that are close behind.
-const TAIL_BYTES_MAX: usize = 32 << 20;
+/// Bytes of events, and of what was found in them, kept in memory for readers that are close behind.
+const TAIL_BYTES_MAX: usize = 64 << 20;
 /// Blocks looked at when old ones are let go, and how often that is done at most.
 const RELEASE_BLOCKS_MAX: usize = 512;
 const RELEASE_EVERY: Duration = Duration::from_secs(10);
@@ -274,11 +274,11 @@ impl Writer {
     fn run(mut self, waiting: &mpsc::Receiver<Append>, partition: &std::sync::Weak<Partition>) {
         while let Ok(first) = waiting.recv() {
             let mut group = vec![first];
-            let mut bytes = size_of(&group[0]);
+            let mut bytes = append_bytes(&group[0]);
             while bytes < GROUP_BYTES_MAX
                 && let Ok(append) = waiting.try_recv()
             {
-                bytes += size_of(&append);
+                bytes += append_bytes(&append);
                 group.push(append);
             }
             let (replies, records): (Vec<_>, Vec<_>) = group.into_iter().map(|a| (a.reply, a.records)).unzip();
@@ -310,7 +310,7 @@ impl Writer {
         let mut answers = Vec::with_capacity(group.len());
         for records in group {
             let mut answer = Vec::with_capacity(records.len());
-            for NewRecord { key, dedupe_id, payload } in records {
+            for NewRecord { key, dedupe_id, payload, scanned } in records {
                 if let Some(id) = dedupe_id {
                     if !self.window.insert(id, now) {
                         answer.push(Stored::Duplicate(None));
@@ -319,7 +319,8 @@ impl Writer {
                     ids.push(id);
                 }
                 answer.push(Stored::New(next));
-                fresh.push(LogRecord { seq: next, stored: now, key: (!key.is_empty()).then_some(key), payload });
+                let key = (!key.is_empty()).then_some(key);
+                fresh.push(LogRecord { seq: next, stored: now, key, payload, scanned });
                 next += 1;
             }
             answers.push(answer);
@@ -360,18 +361,18 @@ impl Writer {
     }
 }
 
-fn size_of(append: &Append) -> usize {
+fn append_bytes(append: &Append) -> usize {
     append.records.iter().map(|r| r.payload.len() + r.key.len()).sum()
 }
 
 impl Tail {
     fn push(&mut self, records: Vec<LogRecord>) {
-        self.bytes += records.iter().map(|r| r.payload.len()).sum::<usize>();
+        self.bytes += records.iter().map(bytes_in_tail).sum::<usize>();
         self.records.extend(records);
         while self.bytes > TAIL_BYTES_MAX
             && let Some(gone) = self.records.pop_front()
         {
-            self.bytes -= gone.payload.len();
+            self.bytes -= bytes_in_tail(&gone);
         }
     }
 
@@ -381,6 +382,10 @@ impl Tail {
         let skip = usize::try_from(from.checked_sub(first)?).ok()?;
         Some(within(self.records.iter().skip(skip), events_max, bytes_max).cloned().collect())
     }
+}
+
+fn bytes_in_tail(record: &LogRecord) -> usize {
+    size_of::<LogRecord>() + record.payload.len() + record.scanned.as_ref().map_or(0, Scanned::bytes)
 }
 
 /// The first of `records`, as many as the limits of one answer let through: one in any case.

@@ -76,36 +76,45 @@ impl Acceptor {
         now: Timestamp,
         new_id: &mut dyn FnMut() -> String,
     ) -> Result<Accepted, Rejection> {
-        self.judge(json, None, &mut Vec::with_capacity(16), now, new_id)
+        self.judge(json, None, &mut Vec::with_capacity(16), now, new_id).map(|(accepted, _)| accepted)
     }
 
     /// As [`Acceptor::accept`], for bulk: the event is `range` of `buffer`, and stays a slice of it if it needs no stamp.
-    /// `scratch` is overwritten; passing the same one again saves an allocation per event.
+    /// Its fields are appended to `fields`; which ones, is answered beside it, for [`NewRecord::scanned`]: none, where a
+    /// stamp has moved them, or where the fields so far are larger than `buffer` itself.
     pub fn accept_slice(
         &self,
         buffer: &Bytes,
         range: Range<usize>,
-        scratch: &mut Vec<Field>,
+        fields: &mut Vec<Field>,
         now: Timestamp,
         new_id: &mut dyn FnMut() -> String,
-    ) -> Result<Accepted, Rejection> {
-        self.judge(buffer.get(range).unwrap_or_default(), Some(buffer), scratch, now, new_id)
+    ) -> Result<(Accepted, Option<Range<u32>>), Rejection> {
+        let before = fields.len();
+        let judged = self.judge(buffer.get(range).unwrap_or_default(), Some(buffer), fields, now, new_id);
+        let is_kept = matches!(judged, Ok((_, true))) && size_of_val(&fields[..]) <= buffer.len();
+        if !is_kept {
+            fields.truncate(before);
+        }
+        judged.map(|(accepted, _)| (accepted, is_kept.then_some(before as u32..fields.len() as u32)))
     }
 
+    /// Also says whether `fields` describe the payload as it is stored.
     fn judge(
         &self,
         json: &[u8],
         shared: Option<&Bytes>,
-        scratch: &mut Vec<Field>,
+        fields: &mut Vec<Field>,
         now: Timestamp,
         new_id: &mut dyn FnMut() -> String,
-    ) -> Result<Accepted, Rejection> {
+    ) -> Result<(Accepted, bool), Rejection> {
         let json = json.trim_ascii();
         self.check_size(json.len())?;
         check_shape(json)?;
-        scratch.clear();
+        let start = fields.len();
         let text = std::str::from_utf8(json).map_err(|_| Rejection::new(Reason::Parse, "not valid UTF-8"))?;
-        fields::scan(text, scratch).map_err(|e| Rejection::new(Reason::Parse, e.to_string()))?;
+        fields::scan(text, fields).map_err(|e| Rejection::new(Reason::Parse, e.to_string()))?;
+        let scratch = &fields[start..];
         check_names(text, scratch)?;
         let own = |bytes: &[u8]| match shared {
             Some(whole) => whole.slice_ref(bytes),
@@ -120,8 +129,9 @@ impl Acceptor {
                 return Err(Rejection::new(Reason::Schema, text));
             }
             // Not stamped: the same refusal sent again must be the same bytes, so that the log absorbs it.
-            let record = NewRecord { key: Bytes::new(), dedupe_id: Some(dedupe_id(b"", json)), payload: own(json) };
-            return Ok(Accepted { partition: 0, record });
+            let dedupe_id = Some(dedupe_id(b"", json));
+            let record = NewRecord { key: Bytes::new(), dedupe_id, payload: own(json), scanned: None };
+            return Ok((Accepted { partition: 0, record }, true));
         }
 
         let key = self.keys.find(scratch, text).map_err(|problem| Rejection::new(Reason::NoKey, problem))?;
@@ -132,18 +142,19 @@ impl Acceptor {
             absent => Some(Stamp::new("collector_tstamp", &now.to_rfc3339(), absent, json)),
         };
         let dedupe_id = Some(dedupe_id(key.as_bytes(), event_id.as_bytes()));
-        let record = if id_stamp.is_none() && time_stamp.is_none() {
+        let is_as_sent = id_stamp.is_none() && time_stamp.is_none();
+        let record = if is_as_sent {
             let key = match &key {
                 Cow::Borrowed(text) => own(text.as_bytes()),
                 Cow::Owned(text) => Bytes::copy_from_slice(text.as_bytes()),
             };
-            NewRecord { key, dedupe_id, payload: own(json) }
+            NewRecord { key, dedupe_id, payload: own(json), scanned: None }
         } else {
             let payload = Bytes::from(splice(json, id_stamp.into_iter().chain(time_stamp)));
             self.check_size(payload.len())?;
-            NewRecord { key: Bytes::copy_from_slice(key.as_bytes()), dedupe_id, payload }
+            NewRecord { key: Bytes::copy_from_slice(key.as_bytes()), dedupe_id, payload, scanned: None }
         };
-        Ok(Accepted { partition, record })
+        Ok((Accepted { partition, record }, is_as_sent))
     }
 
     fn check_size(&self, bytes: usize) -> Result<(), Rejection> {
@@ -277,7 +288,7 @@ mod tests {
         let buffer = Bytes::from(format!("x{json}y"));
         let sliced = acceptor().accept_slice(&buffer, 1..json.len() + 1, &mut Vec::new(), NOW, b);
         match (&copied, &sliced) {
-            (Ok(x), Ok(y)) => assert_eq!(
+            (Ok(x), Ok((y, _))) => assert_eq!(
                 (x.partition, &x.record.key, x.record.dedupe_id, &x.record.payload),
                 (y.partition, &y.record.key, y.record.dedupe_id, &y.record.payload)
             ),

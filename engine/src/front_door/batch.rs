@@ -2,11 +2,12 @@
 //!
 //! Not here: HTTP, see [`super::http`].
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use keyloom_actors::{
+    fields::Scanned,
     ports::{Log, LogError, NewRecord, Stored},
     timestamp::Clock,
 };
@@ -240,12 +241,12 @@ impl Desk {
         }
         let now = self.clock.now();
         let mut new_id = || self.ids.next(now);
-        let mut scratch = Vec::new();
-        let mut partitions: BTreeMap<u32, Vec<NewRecord>> = BTreeMap::new();
+        let mut fields = Vec::new();
+        let mut judged: BTreeMap<u32, Vec<(NewRecord, Option<Range<u32>>)>> = BTreeMap::new();
         let mut answer = Answer::default();
         for (index, range) in ranges.into_iter().enumerate() {
-            match self.acceptor.accept_slice(&body, range, &mut scratch, now, &mut new_id) {
-                Ok(accepted) => partitions.entry(accepted.partition).or_default().push(accepted.record),
+            match self.acceptor.accept_slice(&body, range, &mut fields, now, &mut new_id) {
+                Ok((accepted, found)) => judged.entry(accepted.partition).or_default().push((accepted.record, found)),
                 Err(rejection) => {
                     observe::rejected(rejection.reason);
                     if answer.rejected.len() < REJECTED_LISTED_MAX {
@@ -256,6 +257,14 @@ impl Desk {
                 }
             }
         }
+        let fields = Arc::new(fields);
+        let with_fields = |(record, found): (NewRecord, Option<Range<u32>>)| NewRecord {
+            scanned: found.map(|range| Scanned::new(Arc::clone(&fields), range)),
+            ..record
+        };
+        let with_fields =
+            |(partition, records): (u32, Vec<_>)| (partition, records.into_iter().map(with_fields).collect());
+        let partitions = judged.into_iter().map(with_fields).collect();
         Ok(Prepared { partitions, answer, hold })
     }
 }

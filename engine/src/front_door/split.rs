@@ -155,8 +155,9 @@ mod tests {
             .into_iter()
             .map(|range| {
                 let accepted = acceptor.accept_slice(&body, range, &mut scratch, Timestamp(0), &mut new_id);
-                let record =
-                    |a: crate::front_door::Accepted| (a.partition, a.record.key, a.record.dedupe_id, a.record.payload);
+                let record = |(a, _): (crate::front_door::Accepted, _)| {
+                    (a.partition, a.record.key, a.record.dedupe_id, a.record.payload)
+                };
                 accepted.map(record).map_err(|r| r.to_string())
             })
             .collect()

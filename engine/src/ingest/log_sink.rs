@@ -2,12 +2,12 @@
 //! the reader nor the other partitions.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -28,11 +28,21 @@ const LANE_BATCHES_MAX: usize = 4;
 /// Payload bytes that one append takes along when several batches wait: one wait for the disk then serves them all.
 const APPEND_BYTES_MAX: usize = 8 << 20;
 
+/// How far an engine in the same process may be behind what is stored, in bytes of events: what it has to come back to
+/// the disk for costs more than waiting for it. Below what the log keeps in memory for its readers.
+const AHEAD_BYTES_MAX: usize = 24 << 20;
+/// How often a lane looks whether the engine has come closer.
+const AHEAD_LOOK_EVERY: Duration = Duration::from_millis(2);
+
+/// Says the last sequence of a partition that the engine has taken in.
+pub type Routed = Arc<dyn Fn(u32) -> u64 + Send + Sync>;
+
 /// Writes to a [`Log`].
 pub struct LogSink {
     log: Arc<dyn Log>,
     lanes: BTreeMap<u32, Lane>,
     counts: Arc<Counts>,
+    routed: Option<Routed>,
 }
 
 struct Lane {
@@ -50,7 +60,12 @@ impl LogSink {
     /// The acceptor in front of it must not take larger events than the log does, see [`Log::event_bytes_max`]: one that is
     /// too large ends the run.
     pub fn new(log: Arc<dyn Log>) -> Self {
-        Self { log, lanes: BTreeMap::new(), counts: Arc::default() }
+        Self { log, lanes: BTreeMap::new(), counts: Arc::default(), routed: None }
+    }
+
+    /// Stays close in front of an engine that reads the same log in this process.
+    pub fn with_engine(self, routed: Routed) -> Self {
+        Self { routed: Some(routed), ..self }
     }
 
     fn news(&self) -> SendCount {
@@ -70,10 +85,11 @@ impl IngestSink for LogSink {
             parts.entry(accepted.partition).or_default().push(accepted.record);
         }
         for (partition, records) in parts {
-            let (log, counts) = (&self.log, &self.counts);
+            let (log, counts, routed) = (&self.log, &self.counts, &self.routed);
             let lane = self.lanes.entry(partition).or_insert_with(|| {
                 let (queue, waiting) = channel(LANE_BATCHES_MAX);
-                let task = tokio::spawn(run_lane(partition, Arc::clone(log), waiting, Arc::clone(counts)));
+                let ahead = routed.clone().map(|routed| Ahead { routed, partition, appended: VecDeque::new() });
+                let task = tokio::spawn(run_lane(partition, Arc::clone(log), waiting, Arc::clone(counts), ahead));
                 Lane { queue, task }
             });
             if lane.queue.send(records).await.is_err() {
@@ -106,6 +122,7 @@ async fn run_lane(
     log: Arc<dyn Log>,
     mut waiting: Receiver<Vec<NewRecord>>,
     counts: Arc<Counts>,
+    mut ahead: Option<Ahead>,
 ) -> Result<(), String> {
     while let Some(mut records) = waiting.recv().await {
         let bytes = |records: &[NewRecord]| records.iter().map(|r| r.payload.len()).sum::<usize>();
@@ -118,12 +135,39 @@ async fn run_lane(
         }
         let stored = append(partition, log.as_ref(), records).await?;
         let new = stored.iter().filter(|s| matches!(s, Stored::New(_))).count();
+        if let Some(ahead) = &mut ahead {
+            ahead.stay_close(&stored, size).await;
+        }
         let (new, duplicates) = (new as u64, (stored.len() - new) as u64);
         counts.stored.fetch_add(new, Ordering::Relaxed);
         counts.duplicates.fetch_add(duplicates, Ordering::Relaxed);
         observe::stored(partition, new, duplicates);
     }
     Ok(())
+}
+
+/// What a lane has stored in front of the engine.
+struct Ahead {
+    routed: Routed,
+    partition: u32,
+    /// Last sequence and bytes of each append that the engine has not taken in.
+    appended: VecDeque<(u64, usize)>,
+}
+
+impl Ahead {
+    /// Waits until the engine is close enough.
+    async fn stay_close(&mut self, stored: &[Stored], bytes: usize) {
+        let last = stored.iter().rev().find_map(|s| if let Stored::New(seq) = s { Some(*seq) } else { None });
+        self.appended.extend(last.map(|seq| (seq, bytes)));
+        loop {
+            let routed = (self.routed)(self.partition);
+            while self.appended.pop_front_if(|(seq, _)| *seq <= routed).is_some() {}
+            if self.appended.iter().map(|(_, bytes)| bytes).sum::<usize>() <= AHEAD_BYTES_MAX {
+                return;
+            }
+            tokio::time::sleep(AHEAD_LOOK_EVERY).await;
+        }
+    }
 }
 
 /// Appends; tries again with the same ids while the log does not answer. Order holds: what an attempt stored is a prefix,
@@ -163,6 +207,7 @@ mod tests {
                 key: Bytes::from_static(b"k"),
                 dedupe_id: Some(n.into()),
                 payload: n.to_string().into(),
+                scanned: None,
             },
         };
         (from..to).map(event).collect()

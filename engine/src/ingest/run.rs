@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use bytes::Bytes;
-use keyloom_actors::{dead_letter::Reason, fields::Field, timestamp::Clock};
+use keyloom_actors::{dead_letter::Reason, fields::Scanned, timestamp::Clock};
 use tokio::sync::mpsc::{Sender, channel};
 
 use super::{
@@ -104,15 +104,8 @@ async fn drive(
     let file_bytes = source.file_bytes();
     let (pieces, waiting_pieces) = sync_channel(PIECES_WAITING_MAX);
     let (batches, mut waiting_batches) = channel(BATCHES_WAITING_MAX);
-    let judge = Judge {
-        acceptor,
-        clock,
-        ids: IdSource::new(),
-        source: name.clone(),
-        line: 0,
-        known_bad: 0,
-        scratch: Vec::new(),
-    };
+    let judge =
+        Judge { acceptor, clock, ids: IdSource::new(), source: name.clone(), line: 0, known_bad: 0, fields_before: 0 };
     // Plain threads, never joined: one may be stuck in a read of a silent pipe, which must not keep the process from ending.
     // They end by themselves when the other side of their queue is gone.
     thread::Builder::new()
@@ -171,7 +164,8 @@ struct Judge {
     source: String,
     line: u64,
     known_bad: usize,
-    scratch: Vec<Field>,
+    /// Fields of the piece before: the next one will have about as many.
+    fields_before: usize,
 }
 
 impl Judge {
@@ -194,6 +188,8 @@ impl Judge {
     fn lines(&mut self, text: &Bytes) -> Batch {
         let mut batch = Batch { bytes: text.len() as u64, ..Batch::default() };
         let now = self.clock.now();
+        let mut fields = Vec::with_capacity(self.fields_before);
+        let mut found = Vec::new();
         let mut at = 0;
         while at < text.len() {
             let end = at + line_length(&text[at..]);
@@ -204,12 +200,20 @@ impl Judge {
                 batch.blank += 1;
             } else {
                 let mut new_id = || self.ids.next(now);
-                match self.acceptor.accept_slice(text, at..end, &mut self.scratch, now, &mut new_id) {
-                    Ok(accepted) => batch.events.push(accepted),
+                match self.acceptor.accept_slice(text, at..end, &mut fields, now, &mut new_id) {
+                    Ok((accepted, range)) => {
+                        found.extend(range.map(|range| (batch.events.len(), range)));
+                        batch.events.push(accepted);
+                    }
                     Err(rejection) => self.refuse(&mut batch, rejection, line.len() as u64, line),
                 }
             }
             at = end;
+        }
+        self.fields_before = fields.len();
+        let fields = Arc::new(fields);
+        for (index, range) in found {
+            batch.events[index].record.scanned = Some(Scanned::new(Arc::clone(&fields), range));
         }
         batch
     }

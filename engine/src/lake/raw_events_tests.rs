@@ -16,7 +16,13 @@ const NOON: i64 = 1_795_176_000_000_000;
 const HOUR: i64 = 3_600_000_000;
 
 fn record(seq: u64, payload: impl Into<Vec<u8>>) -> LogRecord {
-    LogRecord { seq, stored: Timestamp(NOON + seq as i64), key: None, payload: Bytes::from(payload.into()) }
+    LogRecord {
+        seq,
+        stored: Timestamp(NOON + seq as i64),
+        key: None,
+        payload: Bytes::from(payload.into()),
+        scanned: None,
+    }
 }
 
 fn decoded(records: Vec<LogRecord>) -> EventBatch {

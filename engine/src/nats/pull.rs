@@ -197,6 +197,7 @@ impl Pull {
             stored: delivery.stored,
             key: key.map(|value| key_from_header(value.as_str())),
             payload: message.payload,
+            scanned: None,
         }))
     }
 

@@ -358,5 +358,5 @@ async fn take_step(
 
 /// A single message as an event.
 pub(super) fn record(message: StoredMessage) -> LogRecord {
-    LogRecord { seq: message.seq, stored: message.stored, key: message.key(), payload: message.payload }
+    LogRecord { seq: message.seq, stored: message.stored, key: message.key(), payload: message.payload, scanned: None }
 }

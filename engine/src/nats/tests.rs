@@ -125,7 +125,7 @@ fn store_options() -> StoreOptions {
 }
 
 fn event(key: &str, id: Option<u128>, payload: &str) -> NewRecord {
-    NewRecord { key: key.to_owned().into(), dedupe_id: id, payload: payload.to_owned().into() }
+    NewRecord { key: key.to_owned().into(), dedupe_id: id, payload: payload.to_owned().into(), scanned: None }
 }
 
 fn events(seqs: std::ops::RangeInclusive<u64>) -> Vec<NewRecord> {

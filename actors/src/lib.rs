@@ -26,6 +26,7 @@ pub mod pacing;
 pub mod partition;
 pub mod ports;
 pub mod recent_ids;
+pub mod recent_texts;
 pub mod record;
 pub mod root;
 pub mod router;

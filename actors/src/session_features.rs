@@ -2,14 +2,16 @@
 //!
 //! Pure. Every collection is bounded; what does not fit is counted under [`OTHER`].
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, hash::BuildHasher};
 
+use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     event::EventRef,
     fields::FieldId,
     handler::{ConfigError, Context, Fault, Features, Handler, State},
+    recent_texts::RecentTexts,
     timestamp::{SECOND, Timestamp},
 };
 
@@ -49,6 +51,8 @@ pub struct SessionFeatures {
     session_gap_micros: i64,
     /// Names, with their ids so that looking one up compares no texts.
     identifiers: Vec<(String, FieldId)>,
+    /// Seeded anew in every process, so that nobody can prepare values that pass for each other.
+    hasher: hashbrown::DefaultHashBuilder,
 }
 
 /// What is remembered of a user.
@@ -57,23 +61,35 @@ pub struct UserState {
     #[serde(default)]
     event_count: u64,
     #[serde(default)]
-    events_by_type: BTreeMap<String, u64>,
+    events_by_type: BTreeMap<CompactString, u64>,
     #[serde(default)]
     first_seen: Timestamp,
     #[serde(default)]
     last_seen: Timestamp,
     #[serde(default)]
     last_page: Option<(Timestamp, String)>,
-    /// Newest last.
     #[serde(default)]
-    recent_pages: Vec<String>,
+    recent_pages: RecentTexts,
     #[serde(default)]
     session_count: u64,
     #[serde(default)]
     session: Session,
     /// By field, newest last.
     #[serde(default)]
-    identifiers: BTreeMap<String, Vec<String>>,
+    identifiers: BTreeMap<CompactString, RecentTexts>,
+    #[serde(skip)]
+    newest: Newest,
+}
+
+/// Hashes of the newest values of the first identifiers, by their place in the configuration: an event that says the same
+/// again, as nearly all do, is done without looking for the value. 0: not known (the state was just read).
+#[derive(Debug, Clone, Copy, Default)]
+struct Newest([u64; 6]);
+
+impl PartialEq for Newest {
+    fn eq(&self, _: &Self) -> bool {
+        true // a shortcut, not a part of the state
+    }
 }
 
 /// The newest session. An event older than its beginning by more than the gap belongs to an earlier session, which is
@@ -100,7 +116,7 @@ impl Handler for SessionFeatures {
             let id = FieldId::of(&name);
             (name, id)
         });
-        Ok(Self { session_gap_micros: gap, identifiers: identifiers.collect() })
+        Ok(Self { session_gap_micros: gap, identifiers: identifiers.collect(), hasher: Default::default() })
     }
 
     fn on_event(&self, state: &mut UserState, event: EventRef<'_>, context: &Context<'_>) -> Result<(), Fault> {
@@ -115,9 +131,17 @@ impl Handler for SessionFeatures {
             state.remember_page(time, bounded(page));
         }
         state.extend_session(time, kind == "page_view", self.session_gap_micros);
-        for (name, id) in &self.identifiers {
-            if let Some(value) = event.find(*id, name).and_then(|v| v.as_str()).filter(|v| !v.is_empty()) {
+        for (at, (name, id)) in self.identifiers.iter().enumerate() {
+            let Some(value) = event.find(*id, name) else { continue };
+            let hash = self.hasher.hash_one(value.raw) | 1;
+            if state.newest.0.get(at) == Some(&hash) {
+                continue;
+            }
+            if let Some(value) = value.as_str().filter(|v| !v.is_empty()) {
                 state.remember_identifier(name, bounded(&value));
+                if let Some(newest) = state.newest.0.get_mut(at) {
+                    *newest = hash;
+                }
             }
         }
         Ok(())
@@ -138,7 +162,7 @@ impl Handler for SessionFeatures {
     }
 }
 
-struct NewestFirst<'a>(&'a [String]);
+struct NewestFirst<'a>(&'a RecentTexts);
 
 impl Serialize for NewestFirst<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -159,15 +183,13 @@ impl UserState {
             }
             none => *none = Some((time, page.to_owned())),
         }
-        push_newest(&mut self.recent_pages, page, RECENT_PAGES_MAX);
+        self.recent_pages.push(page, RECENT_PAGES_MAX);
     }
 
     fn remember_identifier(&mut self, name: &str, value: &str) {
         match self.identifiers.get_mut(name) {
-            Some(values) => push_newest(values, value, IDENTIFIERS_MAX),
-            None => {
-                self.identifiers.insert(name.to_owned(), vec![value.to_owned()]);
-            }
+            Some(values) => values.push(value, IDENTIFIERS_MAX),
+            None => self.identifiers.entry(name.into()).or_default().push(value, IDENTIFIERS_MAX),
         }
     }
 
@@ -186,24 +208,12 @@ impl UserState {
     }
 }
 
-/// Puts `value` last, keeping values distinct and at most `max` of them. Reuses the text it already has.
-fn push_newest(values: &mut Vec<String>, value: &str, max: usize) {
-    match values.iter().rposition(|v| v == value) {
-        Some(at) => values[at..].rotate_left(1),
-        None if values.len() >= max => {
-            value.clone_into(&mut values[0]);
-            values.rotate_left(1);
-        }
-        None => values.push(value.to_owned()),
-    }
-}
-
-fn count_bounded(counts: &mut BTreeMap<String, u64>, name: &str, max: usize) {
+fn count_bounded(counts: &mut BTreeMap<CompactString, u64>, name: &str, max: usize) {
     if let Some(count) = counts.get_mut(name) {
         *count += 1;
     } else {
         let name = if counts.len() < max { name } else { OTHER };
-        *counts.entry(name.to_owned()).or_default() += 1;
+        *counts.entry(name.into()).or_default() += 1;
     }
 }
 

@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 use crate::{
     credit::CreditGuard,
     dead_letter::Reason,
-    fields::{self, Field, FieldId, Scanned, Value},
+    fields::{self, Field, FieldId, Known, Scanned, Value},
     handler::Fault,
     key,
     ports::LogRecord,
@@ -45,6 +45,7 @@ pub struct Event {
     /// Its fields, where they came with it; else they are in the batch.
     scanned: Option<Scanned>,
     fields: Range<u32>,
+    known: Known,
 }
 
 /// Why an event cannot be processed.
@@ -113,10 +114,10 @@ impl KeyPaths {
     }
 
     /// The first path that leads to a usable key, or what is wrong with the event.
-    pub fn find<'a>(&self, fields: &[Field], payload: &'a str) -> Result<Cow<'a, str>, String> {
+    pub fn find<'a>(&self, fields: &[Field], known: &Known, payload: &'a str) -> Result<Cow<'a, str>, String> {
         let mut problem = None;
         for path in &self.0 {
-            let value = find(fields, payload, path.field, &path.name).filter(|v| v.kind != fields::Kind::Null);
+            let value = find(fields, known, payload, path.field, &path.name).filter(|v| v.kind != fields::Kind::Null);
             let Some(value) = value else { continue };
             let text = if path.inside.is_empty() {
                 value.as_str()
@@ -146,9 +147,9 @@ impl std::fmt::Display for KeyPaths {
     }
 }
 
-fn find<'a>(fields: &[Field], payload: &'a str, id: FieldId, name: &str) -> Option<Value<'a>> {
+fn find<'a>(fields: &[Field], known: &Known, payload: &'a str, id: FieldId, name: &str) -> Option<Value<'a>> {
     if id != FieldId::Other {
-        return fields.iter().find(|f| f.id == id).map(|f| f.value(payload));
+        return fields.get(known.place(id)?).map(|f| f.value(payload));
     }
     let same = |f: &&Field| {
         let raw = f.raw_name(payload);
@@ -219,11 +220,15 @@ fn decode_one(record: LogRecord, keys: &KeyPaths, fields: &mut Vec<Field>, clamp
         refused = Some((Reason::Parse, "not valid UTF-8".to_owned()));
         ByteString::new()
     });
+    let mut known = given.as_ref().map(Scanned::known).unwrap_or_default();
     if refused.is_none() && given.is_none() {
-        refused = fields::scan(&text, fields).err().map(|e| (Reason::Parse, e.to_string()));
+        match fields::scan(&text, fields) {
+            Ok(found) => known = found,
+            Err(error) => refused = Some((Reason::Parse, error.to_string())),
+        }
     }
     let scanned = given.as_ref().map_or(&fields[start..], Scanned::as_slice);
-    let value = |id| find(scanned, &text, id, "");
+    let value = |id| find(scanned, &known, &text, id, "");
     if let Some(reason) = value(FieldId::Rejected).and_then(|v| v.as_str()) {
         let reason = Reason::from_label(&reason).unwrap_or(Reason::Parse);
         let said = fields::member(&text, "error").and_then(|error| serde_json::from_str(error).ok());
@@ -234,7 +239,7 @@ fn decode_one(record: LogRecord, keys: &KeyPaths, fields: &mut Vec<Field>, clamp
         |given| ByteString::try_from(given).map_err(|_| key::KeyError::NotUtf8.to_string()),
     );
     if refused.is_none() && matches!(&key, Ok(key) if key.is_empty()) {
-        key = keys.find(scanned, &text).map(|found| match found {
+        key = keys.find(scanned, &known, &text).map(|found| match found {
             Cow::Borrowed(found) => text.slice_ref(found),
             Cow::Owned(found) => found.into(),
         });
@@ -254,7 +259,7 @@ fn decode_one(record: LogRecord, keys: &KeyPaths, fields: &mut Vec<Field>, clamp
     let key_hash = key::hash_of(key.as_bytes());
     let refused = refused.map(|(reason, text)| Box::new(Refused { reason, text, payload }));
     let range = start as u32..fields.len() as u32;
-    Event { seq, stored, collected, time, id_hash, key_hash, key, text, refused, scanned: given, fields: range }
+    Event { seq, stored, collected, time, id_hash, key_hash, key, text, refused, scanned: given, fields: range, known }
 }
 
 /// Reads a time from a JSON string or number, see [`Timestamp::parse`].
@@ -279,17 +284,17 @@ impl<'a> EventRef<'a> {
 
     /// A field's value by id, for the well-known ones.
     pub fn value(&self, id: FieldId) -> Option<Value<'a>> {
-        find(self.fields, &self.event.text, id, "")
+        find(self.fields, &self.event.known, &self.event.text, id, "")
     }
 
     /// A field's value by its id, and by its name where the id is [`FieldId::Other`].
     pub fn find(&self, id: FieldId, name: &str) -> Option<Value<'a>> {
-        find(self.fields, &self.event.text, id, name)
+        find(self.fields, &self.event.known, &self.event.text, id, name)
     }
 
     /// A field's value by name.
     pub fn value_named(&self, name: &str) -> Option<Value<'a>> {
-        find(self.fields, &self.event.text, FieldId::of(name), name)
+        find(self.fields, &self.event.known, &self.event.text, FieldId::of(name), name)
     }
 
     /// The whole event as a type of yours; an event that does not fit is rejected with the reason.

@@ -92,6 +92,24 @@ pub struct Field {
     value: (u32, u32),
 }
 
+/// Where the well-known fields are among the fields of one event, so that looking one up reads nothing else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Known([u16; FieldId::KNOWN.len()]); // place + 1; 0 says that there is none
+
+impl Known {
+    /// The place of a well-known field.
+    pub fn place(&self, id: FieldId) -> Option<usize> {
+        let place = self.0.get(id as usize)?;
+        usize::from(*place).checked_sub(1)
+    }
+
+    fn set(&mut self, id: FieldId, place: usize) {
+        if let Some(known) = self.0.get_mut(id as usize) {
+            *known = u16::try_from(place + 1).unwrap_or(0); // never more than FIELDS_MAX
+        }
+    }
+}
+
 /// The fields of one event among those of many that were scanned together: whoever scanned them hands them on with the
 /// text, so that it is scanned once on its way from the front door to sessions and tables.
 #[derive(Clone, Debug)]
@@ -99,12 +117,18 @@ pub struct Scanned {
     fields: Arc<Vec<Field>>,
     from: u32,
     to: u32,
+    known: Known,
 }
 
 impl Scanned {
-    /// The fields at `range` of `fields`.
-    pub fn new(fields: Arc<Vec<Field>>, range: Range<u32>) -> Self {
-        Self { fields, from: range.start, to: range.end }
+    /// The fields at `range` of `fields`, with what [`scan`] answered about them.
+    pub fn new(fields: Arc<Vec<Field>>, range: Range<u32>, known: Known) -> Self {
+        Self { fields, from: range.start, to: range.end, known }
+    }
+
+    /// Where the well-known ones are.
+    pub fn known(&self) -> Known {
+        self.known
     }
 
     /// The fields.
@@ -138,17 +162,19 @@ pub enum ScanError {
     TooManyFields,
 }
 
-/// Scans `payload` and appends its fields to `fields`. On an error `fields` is as before.
+/// Scans `payload` and appends its fields to `fields`; answers where the well-known ones are among them. On an error
+/// `fields` is as before.
 ///
 /// A well-known field that occurs twice counts with its last value, as most JSON parsers have it.
-pub fn scan(payload: &str, fields: &mut Vec<Field>) -> Result<(), ScanError> {
+pub fn scan(payload: &str, fields: &mut Vec<Field>) -> Result<Known, ScanError> {
     let start = fields.len();
     let mut deserializer = serde_json::Deserializer::from_str(payload);
-    let scanned = Scan { payload, fields }.deserialize(&mut deserializer).and_then(|()| deserializer.end());
+    let scanned =
+        Scan { payload, fields }.deserialize(&mut deserializer).and_then(|known| deserializer.end().map(|()| known));
     let result = match scanned {
         Err(error) => Err(ScanError::Json(error.to_string())),
-        Ok(()) if fields.len() - start > FIELDS_MAX => Err(ScanError::TooManyFields),
-        Ok(()) => Ok(()),
+        Ok(_) if fields.len() - start > FIELDS_MAX => Err(ScanError::TooManyFields),
+        Ok(known) => Ok(known),
     };
     if result.is_err() {
         fields.truncate(start);
@@ -163,22 +189,22 @@ struct Scan<'p, 'f> {
 }
 
 impl<'de> DeserializeSeed<'de> for Scan<'de, '_> {
-    type Value = ();
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+    type Value = Known;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Known, D::Error> {
         deserializer.deserialize_map(self)
     }
 }
 
 impl<'de> Visitor<'de> for Scan<'de, '_> {
-    type Value = ();
+    type Value = Known;
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Known, A::Error> {
         let first = self.fields.len();
         let base = self.payload.as_ptr() as usize;
-        let (mut end, mut known) = (0usize, 0u32);
+        let (mut end, mut known) = (0usize, Known::default());
         while let Some(Name(id)) = map.next_key()? {
             let value: &'de RawValue = map.next_value()?;
             let raw = value.get();
@@ -190,17 +216,17 @@ impl<'de> Visitor<'de> for Scan<'de, '_> {
             let name = ((end + open) as u32, (end + close + 1) as u32);
             end = start + raw.len();
             let field = Field { id, kind: kind_of(raw.as_bytes()), name, value: (start as u32, end as u32) };
-            let bit = 1u32 << id as u8;
-            if id != FieldId::Other && known & bit != 0 {
-                self.fields[first..].iter_mut().filter(|f| f.id == id).for_each(|earlier| *earlier = field);
+            if let Some(earlier) = known.place(id) {
+                self.fields[first + earlier] = field;
                 continue;
             }
-            known |= bit;
-            if self.fields.len() - first <= FIELDS_MAX {
+            let place = self.fields.len() - first;
+            if place <= FIELDS_MAX {
+                known.set(id, place);
                 self.fields.push(field); // one more than allowed, so that the caller sees it
             }
         }
-        Ok(())
+        Ok(known)
     }
 }
 

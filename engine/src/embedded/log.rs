@@ -241,8 +241,8 @@ fn stored_dedupe_id(record: &LogRecord) -> Option<u128> {
     let Some(key) = &record.key else { return Some(dedupe_id(b"", &record.payload)) };
     let mut found = Vec::new();
     let text = std::str::from_utf8(&record.payload).ok()?;
-    fields::scan(text, &mut found).ok()?;
-    let id = found.iter().find(|f| f.id == FieldId::EventId)?.value(text).as_str()?;
+    let known = fields::scan(text, &mut found).ok()?;
+    let id = found.get(known.place(FieldId::EventId)?)?.value(text).as_str()?;
     (!id.is_empty()).then(|| dedupe_id(key, id.as_bytes()))
 }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use keyloom_actors::{
     dead_letter::Reason,
     event::{KeyPaths, dedupe_id},
-    fields::{self, Field, FieldId, Kind, REJECTED, Value},
+    fields::{self, Field, FieldId, Kind, Known, REJECTED, Value},
     key,
     ports::NewRecord,
     timestamp::Timestamp,
@@ -40,6 +40,9 @@ pub struct Accepted {
     /// What the log stores.
     pub record: NewRecord,
 }
+
+/// Where an event's fields are among those of its body, and the well-known ones among them.
+pub type Found = (Range<u32>, Known);
 
 /// Why an event does not enter the log as it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -89,17 +92,18 @@ impl Acceptor {
         fields: &mut Vec<Field>,
         now: Timestamp,
         new_id: &mut dyn FnMut() -> String,
-    ) -> Result<(Accepted, Option<Range<u32>>), Rejection> {
+    ) -> Result<(Accepted, Option<Found>), Rejection> {
         let before = fields.len();
         let judged = self.judge(buffer.get(range).unwrap_or_default(), Some(buffer), fields, now, new_id);
-        let is_kept = matches!(judged, Ok((_, true))) && size_of_val(&fields[..]) <= buffer.len();
+        let is_kept = matches!(judged, Ok((_, Some(_)))) && size_of_val(&fields[..]) <= buffer.len();
         if !is_kept {
             fields.truncate(before);
         }
-        judged.map(|(accepted, _)| (accepted, is_kept.then_some(before as u32..fields.len() as u32)))
+        let found = before as u32..fields.len() as u32;
+        judged.map(|(accepted, known)| (accepted, known.filter(|_| is_kept).map(|known| (found, known))))
     }
 
-    /// Also says whether `fields` describe the payload as it is stored.
+    /// Also says where the well-known fields are, if `fields` describe the payload as it is stored.
     fn judge(
         &self,
         json: &[u8],
@@ -107,20 +111,20 @@ impl Acceptor {
         fields: &mut Vec<Field>,
         now: Timestamp,
         new_id: &mut dyn FnMut() -> String,
-    ) -> Result<(Accepted, bool), Rejection> {
+    ) -> Result<(Accepted, Option<Known>), Rejection> {
         let json = json.trim_ascii();
         self.check_size(json.len())?;
         check_shape(json)?;
         let start = fields.len();
         let text = std::str::from_utf8(json).map_err(|_| Rejection::new(Reason::Parse, "not valid UTF-8"))?;
-        fields::scan(text, fields).map_err(|e| Rejection::new(Reason::Parse, e.to_string()))?;
+        let known = fields::scan(text, fields).map_err(|e| Rejection::new(Reason::Parse, e.to_string()))?;
         let scratch = &fields[start..];
         check_names(text, scratch)?;
         let own = |bytes: &[u8]| match shared {
             Some(whole) => whole.slice_ref(bytes),
             None => Bytes::copy_from_slice(bytes),
         };
-        let value = |id| scratch.iter().find(|f| f.id == id).map(|f| f.value(text));
+        let value = |id| scratch.get(known.place(id)?).map(|f| f.value(text));
 
         if let Some(reason) = value(FieldId::Rejected) {
             if reason.as_str().as_deref().and_then(Reason::from_label).is_none() {
@@ -131,10 +135,10 @@ impl Acceptor {
             // Not stamped: the same refusal sent again must be the same bytes, so that the log absorbs it.
             let dedupe_id = Some(dedupe_id(b"", json));
             let record = NewRecord { key: Bytes::new(), dedupe_id, payload: own(json), scanned: None };
-            return Ok((Accepted { partition: 0, record }, true));
+            return Ok((Accepted { partition: 0, record }, Some(known)));
         }
 
-        let key = self.keys.find(scratch, text).map_err(|problem| Rejection::new(Reason::NoKey, problem))?;
+        let key = self.keys.find(scratch, &known, text).map_err(|problem| Rejection::new(Reason::NoKey, problem))?;
         let partition = key::partition_of(key.as_bytes(), self.partitions);
         let (event_id, id_stamp) = event_id(value(FieldId::EventId), json, new_id)?;
         let time_stamp = match value(FieldId::CollectorTstamp) {
@@ -154,7 +158,7 @@ impl Acceptor {
             self.check_size(payload.len())?;
             NewRecord { key: Bytes::copy_from_slice(key.as_bytes()), dedupe_id, payload, scanned: None }
         };
-        Ok((Accepted { partition, record }, is_as_sent))
+        Ok((Accepted { partition, record }, is_as_sent.then_some(known)))
     }
 
     fn check_size(&self, bytes: usize) -> Result<(), Rejection> {
@@ -286,7 +290,11 @@ mod tests {
         let (a, b) = (&mut || "NEW".to_owned(), &mut || "NEW".to_owned());
         let copied = acceptor().accept(json.as_bytes(), NOW, a);
         let buffer = Bytes::from(format!("x{json}y"));
-        let sliced = acceptor().accept_slice(&buffer, 1..json.len() + 1, &mut Vec::new(), NOW, b);
+        let mut found = Vec::new();
+        let sliced = acceptor().accept_slice(&buffer, 1..json.len() + 1, &mut found, NOW, b);
+        if let Ok((accepted, range)) = &sliced {
+            check_fields(&accepted.record.payload, &found, range.clone());
+        }
         match (&copied, &sliced) {
             (Ok(x), Ok((y, _))) => assert_eq!(
                 (x.partition, &x.record.key, x.record.dedupe_id, &x.record.payload),
@@ -295,6 +303,39 @@ mod tests {
             (x, y) => assert_eq!(x.as_ref().err(), y.as_ref().err()),
         }
         copied
+    }
+
+    /// What goes with an event is what a scan of the stored bytes finds, and nothing is kept that goes with no event.
+    fn check_fields(stored: &[u8], found: &[Field], range: Option<Found>) {
+        let text = std::str::from_utf8(stored).expect("accepted");
+        let said = |fields: &[Field]| -> Vec<(String, String)> {
+            fields.iter().map(|f| (f.raw_name(text).to_owned(), f.value(text).raw.to_owned())).collect()
+        };
+        let mut scanned = Vec::new();
+        let known = fields::scan(text, &mut scanned).expect("accepted");
+        match range {
+            Some((range, told)) => {
+                assert_eq!((said(&found[range.start as usize..range.end as usize]), told), (said(&scanned), known));
+            }
+            None => assert!(found.is_empty()),
+        }
+    }
+
+    #[test]
+    fn fields_go_along_unless_a_stamp_moved_them_or_they_outgrow_the_body() {
+        let sent = |extra: &str| format!(r#"{{"domain_userid":"u","collector_tstamp":"2026-11-20T12:00:00Z"{extra}}}"#);
+        let found = |body: &str| {
+            let buffer = Bytes::copy_from_slice(body.as_bytes());
+            let mut fields = Vec::new();
+            let (_, range) = acceptor()
+                .accept_slice(&buffer, 0..body.len(), &mut fields, NOW, &mut || "NEW".to_owned())
+                .expect("a good event");
+            range.map(|(range, _)| range)
+        };
+        assert_eq!(found(&sent(r#","event_id":"1""#)), Some(0..3));
+        assert_eq!(found(&sent("")), None, "an id was put in front");
+        let tiny: String = (0..100).map(|i| format!(r#","{i}":1"#)).collect();
+        assert_eq!(found(&sent(&format!(r#","event_id":"1"{tiny}"#))), None, "20 bytes each for events of 8");
     }
 
     #[test]
@@ -394,7 +435,8 @@ mod tests {
                 sent["event_id"] = serde_json::json!(id);
             }
             let text = if pretty { serde_json::to_vec_pretty(&sent) } else { serde_json::to_vec(&sent) };
-            let accepted = acceptor().accept(&text.expect("text"), NOW, &mut || "NEW".to_owned()).expect("a good event");
+            let text = String::from_utf8(text.expect("JSON")).expect("text");
+            let accepted = accept(&text).expect("a good event");
             let mut stored: serde_json::Value = serde_json::from_slice(&accepted.record.payload).expect("stored JSON");
             let kept = id.flatten().filter(|i| !i.is_empty());
             prop_assert_eq!(stored["event_id"].as_str(), Some(kept.as_deref().unwrap_or("NEW")));

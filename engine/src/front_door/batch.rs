@@ -2,7 +2,7 @@
 //!
 //! Not here: HTTP, see [`super::http`].
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -14,7 +14,7 @@ use keyloom_actors::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    accept::Acceptor,
+    accept::{Acceptor, Found},
     decode::{self, DecodeError, Encoding},
     gate::{Gate, Hold},
     ids::IdSource,
@@ -242,7 +242,7 @@ impl Desk {
         let now = self.clock.now();
         let mut new_id = || self.ids.next(now);
         let mut fields = Vec::new();
-        let mut judged: BTreeMap<u32, Vec<(NewRecord, Option<Range<u32>>)>> = BTreeMap::new();
+        let mut judged: BTreeMap<u32, Vec<(NewRecord, Option<Found>)>> = BTreeMap::new();
         let mut answer = Answer::default();
         for (index, range) in ranges.into_iter().enumerate() {
             match self.acceptor.accept_slice(&body, range, &mut fields, now, &mut new_id) {
@@ -258,8 +258,8 @@ impl Desk {
             }
         }
         let fields = Arc::new(fields);
-        let with_fields = |(record, found): (NewRecord, Option<Range<u32>>)| NewRecord {
-            scanned: found.map(|range| Scanned::new(Arc::clone(&fields), range)),
+        let with_fields = |(record, found): (NewRecord, Option<Found>)| NewRecord {
+            scanned: found.map(|(range, known)| Scanned::new(Arc::clone(&fields), range, known)),
             ..record
         };
         let with_fields =

@@ -188,7 +188,7 @@ impl Judge {
     fn lines(&mut self, text: &Bytes) -> Batch {
         let mut batch = Batch { bytes: text.len() as u64, ..Batch::default() };
         let now = self.clock.now();
-        let mut fields = Vec::with_capacity(self.fields_before);
+        let mut fields = Vec::with_capacity(self.fields_before + self.fields_before / 8);
         let mut found = Vec::new();
         let mut at = 0;
         while at < text.len() {
@@ -201,8 +201,8 @@ impl Judge {
             } else {
                 let mut new_id = || self.ids.next(now);
                 match self.acceptor.accept_slice(text, at..end, &mut fields, now, &mut new_id) {
-                    Ok((accepted, range)) => {
-                        found.extend(range.map(|range| (batch.events.len(), range)));
+                    Ok((accepted, fields)) => {
+                        found.extend(fields.map(|fields| (batch.events.len(), fields)));
                         batch.events.push(accepted);
                     }
                     Err(rejection) => self.refuse(&mut batch, rejection, line.len() as u64, line),
@@ -212,8 +212,8 @@ impl Judge {
         }
         self.fields_before = fields.len();
         let fields = Arc::new(fields);
-        for (index, range) in found {
-            batch.events[index].record.scanned = Some(Scanned::new(Arc::clone(&fields), range));
+        for (index, (range, known)) in found {
+            batch.events[index].record.scanned = Some(Scanned::new(Arc::clone(&fields), range, known));
         }
         batch
     }

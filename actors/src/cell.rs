@@ -383,13 +383,17 @@ impl Cell {
             _ => return None,
         };
         self.published = applied;
-        self.answer_listed = false;
         Some((applied, self.unpublished_since.take()?, answer))
     }
 
     /// Whether an answer is due that [`Cell::collect_answer`] could not give yet.
     pub fn is_answer_due(&self) -> bool {
         self.unpublished_since.is_some()
+    }
+
+    /// The cell is, or is no longer, in its shard's list of due answers.
+    pub fn set_listed(&mut self, listed: bool) {
+        self.answer_listed = listed;
     }
 
     // ---- crashes --------------------------------------------------------------------------------------------------------

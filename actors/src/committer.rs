@@ -202,8 +202,14 @@ impl CommitterState {
                 self.phase = Phase::Cutting;
                 Ok(false)
             }
-            // A key that is not ready (it restarts, say) holds up its checkpoint; features of the others go on.
-            Phase::Writing(_) => Ok(self.write_shares().await? || self.publish().await?),
+            // Features of what comes behind the cut go out between the batches of a checkpoint. Not while it holds answers of
+            // its own: those are older.
+            Phase::Writing(_) => {
+                let wrote = self.write_shares().await?;
+                let holds_answers = matches!(&self.phase, Phase::Writing(under) if !under.answers.is_empty());
+                let published = !holds_answers && self.publish().await?;
+                Ok(wrote || published)
+            }
             Phase::Idle | Phase::Cutting => self.publish().await,
         }
     }

@@ -709,6 +709,13 @@ impl ShardState {
             lock(&cell).acknowledge(cut);
         }
         self.pool.retain(|_, cell| !lock(cell).is_clean());
+        // Checkpoints take answers along. What stays in the list is held in memory, evicted or not.
+        lock(&self.desk.books).due.retain(|cell| {
+            let mut cell = lock(cell);
+            let waits = cell.is_answer_due();
+            cell.set_listed(waits);
+            waits
+        });
         let bytes: usize = self.pool.values().map(|cell| lock(cell).frozen_bytes()).sum();
         self.change_pool(bytes as i64 - self.pool_bytes);
     }
@@ -728,10 +735,13 @@ impl ShardState {
         let mut not_yet = Vec::new();
         for shared in due {
             let mut cell = lock(&shared);
-            match answer(&mut cell, &self.args, self.delivered) {
-                Some(answer) => answers.push(answer),
-                None if cell.is_answer_due() => not_yet.push(Arc::clone(&shared)),
-                None => {} // a checkpoint took it
+            let given = answer(&mut cell, &self.args, self.delivered);
+            let waits = given.is_none() && cell.is_answer_due(); // else it is in here, or a checkpoint took it
+            cell.set_listed(waits);
+            drop(cell);
+            answers.extend(given);
+            if waits {
+                not_yet.push(shared);
             }
         }
         let mut books = lock(&self.desk.books);

@@ -340,6 +340,7 @@ mod tests {
             stored: Timestamp(1_795_176_000_000_000),
             key: key.map(|k| Bytes::copy_from_slice(k.as_bytes())),
             payload: Bytes::copy_from_slice(payload.as_bytes()),
+            scanned: None,
         };
         EventBatch::decode(0, vec![record], &KeyPaths::new(["domain_userid", "user.id"]), None)
     }

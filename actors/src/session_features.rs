@@ -255,6 +255,7 @@ mod tests {
             stored: Timestamp(1_795_176_000_000_000),
             key: None,
             payload: Bytes::copy_from_slice(payload.as_bytes()),
+            scanned: None,
         });
         let batch = EventBatch::decode(0, records.collect(), &KeyPaths::new(["domain_userid"]), None);
         for event in batch.iter() {

@@ -59,6 +59,7 @@ fn event(key: &str, event_id: &str) -> NewRecord {
         key: Bytes::copy_from_slice(key.as_bytes()),
         dedupe_id: Some(dedupe_id(key.as_bytes(), event_id.as_bytes())),
         payload: format!(r#"{{"domain_userid":"{key}","event_id":"{event_id}"}}"#).into(),
+        scanned: None,
     }
 }
 

@@ -618,6 +618,7 @@ async fn rates() {
             key: format!("user-{}", n % 1_000).into(),
             dedupe_id: Some(u128::from(chunk * 10_000 + n)),
             payload: payload.clone(),
+            scanned: None,
         });
         log.append(0, batch.collect()).await.unwrap();
     }

@@ -26,6 +26,7 @@ use crate::{
     record::{Intent, Output},
     status::Status,
     table_cut::CutPolicy,
+    workers,
 };
 
 /// How often a batcher looks at the age of its rows.
@@ -307,8 +308,7 @@ impl BatcherState {
             let pushed = buffer.push(&batch, seqs);
             (buffer, pushed)
         };
-        let (buffer, pushed) =
-            tokio::task::spawn_blocking(encode).await.map_err(|e| ActorFailure::Again(e.to_string()))?;
+        let (buffer, pushed) = workers::blocking(encode).await.map_err(|e| ActorFailure::Again(e.to_string()))?;
         pushed.map_err(|e| ActorFailure::Again(e.to_string()))?;
         observe::table_open_rows(&self.args.table.name, buffer.rows());
         self.buffer = Some(buffer);
@@ -393,7 +393,7 @@ impl Writer {
         last: u64,
         before: Output,
     ) -> Result<Output, ActorFailure> {
-        let finished = tokio::task::spawn_blocking(move || buffer.finish()).await;
+        let finished = workers::blocking(move || buffer.finish()).await;
         let files = finished.map_err(|e| ActorFailure::Again(e.to_string()))?;
         let files: Vec<TableFile> = files.map_err(|e| ActorFailure::Again(e.to_string()))?;
         let names: Vec<String> = files.iter().map(|f| (self.table.object_name)(&f.hive, first, last)).collect();

@@ -27,6 +27,9 @@ use crate::{
 const COMMIT_BACKOFF: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(5));
 /// How often the committer looks whether a checkpoint is due.
 const TICK: Duration = Duration::from_millis(20);
+/// Without anything to write for this long, the committer asks the store with an empty batch whether the partition is still
+/// its own: an idle engine must find out, too, that it was replaced.
+pub const CONFIRM_EVERY: Duration = Duration::from_secs(10);
 /// Behind by more events than this, the partition counts as busy.
 const BUSY_LAG_EVENTS: u64 = 10_000;
 
@@ -115,6 +118,8 @@ pub struct CommitterState {
     checkpoint_began: Instant,
     checkpoint_ended: Instant,
     draining: Vec<oneshot::Sender<()>>,
+    /// When the store last took a batch, and so said that the partition is ours.
+    confirmed: Instant,
     /// The checkpoint under way was cut after the router stopped, for whoever drains; and it is done.
     cuts_for_drain: bool,
     drain_cut: bool,
@@ -145,6 +150,7 @@ impl Actor for Committer {
             checkpoint_began: now,
             checkpoint_ended: now,
             draining: Vec::new(),
+            confirmed: now,
             cuts_for_drain: false,
             drain_cut: false,
             stepping: false,
@@ -210,7 +216,13 @@ impl CommitterState {
                 let published = !holds_answers && self.publish().await?;
                 Ok(wrote || published)
             }
-            Phase::Idle | Phase::Cutting => self.publish().await,
+            Phase::Idle | Phase::Cutting => {
+                let published = self.publish().await?;
+                if !published && self.confirmed.elapsed() >= CONFIRM_EVERY {
+                    self.commit(Vec::new(), false).await?;
+                }
+                Ok(published)
+            }
         }
     }
 
@@ -242,6 +254,7 @@ impl CommitterState {
             self.args.status.set_trouble(None);
         }
         observe::committed(began.elapsed().as_secs_f64());
+        self.confirmed = Instant::now();
         Ok(())
     }
 

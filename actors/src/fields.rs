@@ -138,7 +138,7 @@ impl Scanned {
 
     /// Memory that the fields take.
     pub fn bytes(&self) -> usize {
-        self.as_slice().len() * size_of::<Field>()
+        size_of_val(self.as_slice())
     }
 }
 

@@ -26,7 +26,7 @@ use crate::{
     event::{EventBatch, KeyPaths, QueuedEvent},
     feature_cache::FeatureCache,
     handler::LogicFactory,
-    key::Key,
+    key::{Key, KeyHash},
     observe::{self, Cause},
     ports::{Log, RecordKey, Store, StoreEntry},
     record::{self, Checkpoint, Tag},
@@ -189,7 +189,7 @@ pub struct ShardState {
     desk: Arc<Desk>,
     slots: Slots<Slot>,
     /// Evicted cells that the store does not have yet.
-    pool: HashMap<Key, SharedCell>,
+    pool: HashMap<Key, SharedCell, KeyHash>,
     pool_bytes: i64,
     by_actor: HashMap<ActorId, Key>,
     /// Keys whose last incarnation was told to end and has not yet.
@@ -230,7 +230,7 @@ impl Actor for Shard {
         Ok(ShardState {
             desk,
             slots: Slots::new(args.resident_max),
-            pool: HashMap::new(),
+            pool: HashMap::default(),
             pool_bytes: 0,
             by_actor: HashMap::new(),
             ending: HashMap::new(),

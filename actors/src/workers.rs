@@ -8,7 +8,11 @@ use std::{
     thread,
 };
 
-use tokio::{runtime, sync::oneshot};
+use tokio::{
+    runtime::{self, RuntimeFlavor},
+    sync::oneshot,
+    task::JoinError,
+};
 
 /// A running set of workers. They end when it is dropped.
 pub struct Workers {
@@ -23,6 +27,12 @@ impl Workers {
         Ok(Self { workers, next: AtomicUsize::new(0) })
     }
 
+    /// No threads of its own: everything runs on `runtime`. With a single-threaded runtime and paused time a whole engine
+    /// is then one repeatable sequence of steps.
+    pub fn on(runtime: runtime::Handle) -> Self {
+        Self { workers: vec![(runtime, None)], next: AtomicUsize::new(0) }
+    }
+
     /// The workers in turn, so that the shards of all partitions spread over them.
     pub fn next(&self) -> runtime::Handle {
         let at = self.next.fetch_add(1, Ordering::Relaxed) % self.workers.len();
@@ -32,6 +42,14 @@ impl Workers {
     /// How many there are.
     pub fn count(&self) -> usize {
         self.workers.len()
+    }
+}
+
+/// Runs CPU-bound work where it holds up nobody: on a thread for such work, or right here where there is one thread only.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, JoinError> {
+    match runtime::Handle::current().runtime_flavor() {
+        RuntimeFlavor::CurrentThread => Ok(work()),
+        _ => tokio::task::spawn_blocking(work).await,
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! Not here: the pure files (they test themselves) and the real homes (end-to-end tests).
 
+mod simulation;
 mod support;
 
 use std::{
@@ -24,7 +25,7 @@ use keyloom_actors::{
 };
 use support::{
     engine::{Engine, Setup, cut_at},
-    events::{at_hour, doing, event, foreign},
+    events::{at_hour, doing, event, foreign, some_event},
     expect::Expect,
     gate::{Life, Mode, Step},
     handler::Counting,
@@ -123,22 +124,6 @@ fn one_history_of_kills(seed: u64) {
     let expect = engine.settle();
     assert!(!engine.is_lost(), "the rightful owner keeps the partition");
     assert_eq!(expect.counters().total(), world.last_seq());
-}
-
-fn some_event(random: &mut Random, keys: u64, id: &mut u64) -> NewRecord {
-    *id += 1;
-    let key = if random.one_in(3) { 0 } else { random.range(0, keys) };
-    let key = format!("user-{key}");
-    match random.range(0, 400) {
-        0 => doing("panic", &key, *id),
-        1 => doing("crash 2", &key, *id),
-        2 => doing("retry 1", &key, *id),
-        3..8 => doing("reject", &key, *id),
-        8..10 => foreign(b"{not json"),
-        10..12 => foreign(br#"{"event":"nobody's"}"#),
-        12..30 => event(&key, id.saturating_sub(random.range(0, 10)).max(1)), // perhaps a repeat
-        _ => at_hour(random.range(0, 3), &key, *id),
-    }
 }
 
 // ---- 3. and 4. sessions leave memory and come back ----------------------------------------------------------------------

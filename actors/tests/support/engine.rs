@@ -14,7 +14,7 @@ use keyloom_actors::{
     root::{RootArguments, RootHandle},
     status::Status,
     table_cut::CutPolicy,
-    timestamp::SystemClock,
+    timestamp::{Clock, SystemClock},
     workers::Workers,
 };
 use tokio::{
@@ -60,6 +60,36 @@ impl Default for Setup {
     }
 }
 
+impl Setup {
+    /// The plan of one incarnation.
+    pub fn plan(&self, world: &Arc<World>, life: &Arc<Life>, clock: Arc<dyn Clock>, workers: Workers) -> PartitionPlan {
+        let ports = Arc::new(Ports { world: Arc::clone(world), life: Arc::clone(life) });
+        PartitionPlan {
+            partition: world.partition,
+            owner: "a scenario".to_owned(),
+            homes: Homes { log: Arc::clone(&ports) as _, store: Arc::clone(&ports) as _, lake: ports },
+            factory: Arc::new(Factory(Arc::clone(&self.handler))),
+            keys: KeyPaths::new(["domain_userid"]),
+            shards: self.shards,
+            resident_max: self.resident_max,
+            idle_after: self.idle_after,
+            attempts: self.attempts,
+            checkpoint_every: self.checkpoint_every,
+            in_flight_max: self.in_flight_max,
+            tables: self.tables.clone(),
+            cache: Arc::new(FeatureCache::new(100_000)),
+            status: Arc::default(),
+            clock,
+            workers: Arc::new(workers),
+        }
+    }
+
+    /// Names of its tables.
+    pub fn tables(&self) -> Vec<String> {
+        self.tables.iter().map(|t| t.name.clone()).collect()
+    }
+}
+
 /// Cuts at `rows`, or soon.
 pub fn cut_at(rows: u64) -> CutPolicy {
     CutPolicy { rows, bytes: u64::MAX, age: Duration::from_millis(100) }
@@ -87,27 +117,9 @@ impl Engine {
         meter::counter(""); // begins to count
         let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("a runtime");
-        let (life, status) = (Arc::new(life), Arc::<Status>::default());
-        let ports = Arc::new(Ports { world: Arc::clone(world), life: Arc::clone(&life) });
-        let cache = Arc::new(FeatureCache::new(100_000));
-        let plan = PartitionPlan {
-            partition: world.partition,
-            owner: "a scenario".to_owned(),
-            homes: Homes { log: Arc::clone(&ports) as _, store: Arc::clone(&ports) as _, lake: ports },
-            factory: Arc::new(Factory(Arc::clone(&setup.handler))),
-            keys: KeyPaths::new(["domain_userid"]),
-            shards: setup.shards,
-            resident_max: setup.resident_max,
-            idle_after: setup.idle_after,
-            attempts: setup.attempts,
-            checkpoint_every: setup.checkpoint_every,
-            in_flight_max: setup.in_flight_max,
-            tables: setup.tables.clone(),
-            cache: Arc::clone(&cache),
-            status: Arc::clone(&status),
-            clock: Arc::new(SystemClock),
-            workers: Arc::new(Workers::start(2).expect("workers")),
-        };
+        let life = Arc::new(life);
+        let plan = setup.plan(world, &life, Arc::new(SystemClock), Workers::start(2).expect("workers"));
+        let (cache, status) = (Arc::clone(&plan.cache), Arc::clone(&plan.status));
         let (lost_sender, lost) = mpsc::unbounded_channel();
         let root = RootHandle::start(RootArguments { partitions: vec![plan], lost: lost_sender });
         let root = runtime.block_on(root).expect("a root");
@@ -123,8 +135,9 @@ impl Engine {
         *said
     }
 
+    /// Names of its tables.
     pub fn tables(&self) -> Vec<String> {
-        self.setup.tables.iter().map(|t| t.name.clone()).collect()
+        self.setup.tables()
     }
 
     /// Polls until `reached`.

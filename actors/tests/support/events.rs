@@ -7,6 +7,8 @@ use keyloom_actors::{
     timestamp::{SECOND, Timestamp},
 };
 
+use super::random::Random;
+
 /// Event times begin here: 2026-11-20.
 pub const BEGIN: i64 = 1_795_176_000 * SECOND;
 
@@ -29,6 +31,23 @@ pub fn at_hour(hour: u64, key: &str, id: u64) -> NewRecord {
 /// Anything at all, as a foreign writer might append it.
 pub fn foreign(payload: &[u8]) -> NewRecord {
     NewRecord { key: Bytes::new(), dedupe_id: None, payload: Bytes::copy_from_slice(payload), scanned: None }
+}
+
+/// Any event at all: repeats, poison and garbage among them. `id` counts.
+pub fn some_event(random: &mut Random, keys: u64, id: &mut u64) -> NewRecord {
+    *id += 1;
+    let key = if random.one_in(3) { 0 } else { random.range(0, keys) };
+    let key = format!("user-{key}");
+    match random.range(0, 400) {
+        0 => doing("panic", &key, *id),
+        1 => doing("crash 2", &key, *id),
+        2 => doing("retry 1", &key, *id),
+        3..8 => doing("reject", &key, *id),
+        8..10 => foreign(b"{not json"),
+        10..12 => foreign(br#"{"event":"nobody's"}"#),
+        12..30 => event(&key, id.saturating_sub(random.range(0, 10)).max(1)), // perhaps a repeat
+        _ => at_hour(random.range(0, 3), &key, *id),
+    }
 }
 
 fn made(key: &str, id: u64, what: &str, hour: u64) -> NewRecord {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use keyloom_actors::ports::StoreEntry;
+use keyloom_actors::ports::{RecordKey, StoreEntry};
 use tokio::sync::watch;
 
 use super::lock;
@@ -67,6 +67,10 @@ impl Gate {
 /// A moment at which a process can die.
 #[derive(Debug)]
 pub enum Step<'a> {
+    Claim,
+    Get(&'a [RecordKey]),
+    Next,
+    ReadAgain,
     Commit(&'a [StoreEntry]),
     Committed(&'a [StoreEntry]),
     Put(#[expect(dead_code, reason = "shown when a scenario fails")] &'a str),

@@ -9,6 +9,7 @@ pub mod handler;
 pub mod meter;
 pub mod random;
 pub mod table;
+pub mod weather;
 pub mod world;
 
 use std::{

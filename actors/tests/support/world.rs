@@ -27,6 +27,7 @@ use super::{
     gate::{Gate, Life, Step},
     handler::Tally,
     lock,
+    weather::{Fate, Weather},
 };
 
 /// Names of actors are global to the process, so every world has a partition number of its own.
@@ -45,6 +46,7 @@ pub struct World {
     pub gets: Gate,
     pub commits: Gate,
     pub puts: Gate,
+    pub weather: Weather,
     log: Mutex<Vec<LogRecord>>,
     ids: Mutex<HashMap<u128, u64>>,
     tail: watch::Sender<u64>,
@@ -97,6 +99,7 @@ impl World {
             gets: Gate::default(),
             commits: Gate::default(),
             puts: Gate::default(),
+            weather: Weather::default(),
             log: Mutex::default(),
             ids: Mutex::default(),
             tail: watch::Sender::new(0),
@@ -218,6 +221,14 @@ impl World {
         }
     }
 
+    fn put_now(&self, name: &str, object: Bytes) {
+        lock(&self.put_names).push(name.to_owned());
+        let before = lock(&self.lake).insert(name.to_owned(), object.clone());
+        if before.is_some_and(|before| before != object) {
+            self.violated(format!("{name} was replaced by other bytes"));
+        }
+    }
+
     fn check_batch(&self, store: &Records, entries: &[StoreEntry]) {
         let names: HashSet<_> = entries.iter().map(|(key, _)| key).collect();
         if names.len() < entries.len() {
@@ -267,6 +278,15 @@ struct Reader {
     next: u64,
 }
 
+impl Ports {
+    /// A call that changes nothing: lost or late, it comes to the same.
+    async fn sail(&self) -> Result<(), String> {
+        let fate = self.world.weather.call().await;
+        self.life.breathe().await;
+        if fate == Fate::Fine { Ok(()) } else { Err("the network".to_owned()) }
+    }
+}
+
 #[async_trait]
 impl Log for Ports {
     async fn append(&self, _: u32, records: Vec<NewRecord>) -> Result<Vec<Stored>, LogError> {
@@ -274,20 +294,23 @@ impl Log for Ports {
     }
 
     async fn reader(&self, _: u32, from: u64) -> Result<Box<dyn LogReader>, LogError> {
-        self.life.breathe().await;
         self.world.reads.pass().await.map_err(LogError::Unavailable)?;
+        self.sail().await.map_err(LogError::Unavailable)?;
+        self.life.step(Step::Next).await;
         Ok(Box::new(Reader { world: Arc::clone(&self.world), life: Arc::clone(&self.life), next: from }))
     }
 
     async fn read(&self, _: u32, seqs: &[u64]) -> Result<Vec<LogRecord>, LogError> {
         self.life.breathe().await;
         self.world.reads.pass().await.map_err(LogError::Unavailable)?;
+        self.sail().await.map_err(LogError::Unavailable)?;
+        self.life.step(Step::ReadAgain).await;
         let log = lock(&self.world.log);
         Ok(seqs.iter().filter_map(|seq| log.get(*seq as usize - 1).cloned()).collect())
     }
 
     async fn info(&self, _: u32) -> Result<LogInfo, LogError> {
-        self.life.breathe().await;
+        self.sail().await.map_err(LogError::Unavailable)?;
         Ok(LogInfo { first_seq: 1, last_seq: self.world.last_seq() })
     }
 
@@ -309,7 +332,10 @@ impl LogReader for Reader {
         let mut tail = self.world.tail.subscribe();
         let more = tail.wait_for(|last| *last >= self.next).await.map(drop);
         more.map_err(|e| LogError::Unavailable(e.to_string()))?;
-        self.life.breathe().await;
+        if self.world.weather.call().await != Fate::Fine {
+            return Err(LogError::Unavailable("the network".to_owned()));
+        }
+        self.life.step(Step::Next).await;
         let log = lock(&self.world.log);
         let most = events_max.min(self.world.read_max.load(Ordering::Relaxed));
         let records: Vec<_> = log.iter().skip(self.next as usize - 1).take(most).cloned().collect();
@@ -321,17 +347,26 @@ impl LogReader for Reader {
 #[async_trait]
 impl Store for Ports {
     async fn claim(&self, partition: u32, _: &str) -> Result<Claim, StoreError> {
-        self.life.breathe().await;
+        let fate = self.world.weather.call().await;
+        self.life.step(Step::Claim).await;
+        if fate == Fate::Lost {
+            return Err(StoreError::Unavailable("the network".to_owned()));
+        }
         let mut store = lock(&self.world.store);
         store.epoch += 1;
         store.batches = 0;
         store.undo.clear(); // a claim is durable, and with it everything before
+        if fate != Fate::Fine {
+            return Err(StoreError::Unavailable("the network".to_owned()));
+        }
         Ok(Claim { partition, epoch: store.epoch, fence: store.epoch, head: 0 })
     }
 
     async fn get(&self, keys: &[RecordKey]) -> Result<Vec<Option<Bytes>>, StoreError> {
         self.life.breathe().await;
         self.world.gets.pass().await.map_err(StoreError::Unavailable)?;
+        self.sail().await.map_err(StoreError::Unavailable)?;
+        self.life.step(Step::Get(keys)).await;
         let store = lock(&self.world.store);
         Ok(keys.iter().map(|key| store.values.get(key).cloned()).collect())
     }
@@ -345,6 +380,11 @@ impl Store for Ports {
     ) -> Result<(), StoreError> {
         self.life.breathe().await;
         self.world.commits.pass().await.map_err(StoreError::Unavailable)?;
+        // A home finds out by itself what became of a batch whose answer was lost.
+        if self.world.weather.call().await == Fate::Lost {
+            self.life.breathe().await;
+            return Err(StoreError::Unavailable("the network".to_owned()));
+        }
         self.life.step(Step::Commit(&entries)).await;
         {
             let mut store = lock(&self.world.store);
@@ -370,6 +410,7 @@ impl Store for Ports {
             }
             store.batches += 1;
         }
+        self.world.weather.call().await;
         self.life.step(Step::Committed(&entries)).await;
         claim.head += 1;
         Ok(())
@@ -389,14 +430,24 @@ impl Lake for Ports {
     async fn put(&self, name: &str, object: Bytes) -> Result<(), LakeError> {
         self.life.breathe().await;
         self.world.puts.pass().await.map_err(LakeError::Unavailable)?;
+        let lost = || Err(LakeError::Unavailable("the network".to_owned()));
+        let fate = self.world.weather.call().await;
         self.life.step(Step::Put(name)).await;
-        lock(&self.world.put_names).push(name.to_owned());
-        let before = lock(&self.world.lake).insert(name.to_owned(), object.clone());
-        if before.is_some_and(|before| before != object) {
-            self.world.violated(format!("{name} was replaced by other bytes"));
+        match fate {
+            Fate::Fine | Fate::AnswerLost => self.world.put_now(name, object),
+            Fate::Lost => return lost(),
+            Fate::Late(delay) => {
+                // It has left the machine: it arrives, whatever becomes of who sent it.
+                let (world, name) = (Arc::clone(&self.world), name.to_owned());
+                tokio::spawn(async move {
+                    tokio::time::sleep(delay).await;
+                    world.put_now(&name, object);
+                });
+                return lost();
+            }
         }
         self.life.step(Step::PutDone(name)).await;
-        Ok(())
+        if fate == Fate::AnswerLost { lost() } else { Ok(()) }
     }
 
     async fn delete(&self, name: &str) -> Result<(), LakeError> {

@@ -1,0 +1,309 @@
+//! The simulation: the real actors in one thread with paused time, over homes in memory behind bad weather, killed at
+//! chosen or at any moments, taken over while they still run. A seed is a history; the same seed is the same history.
+//!
+//! `SEED=7` repeats one history, `SEEDS=100000` runs more of them. Not here: real homes (tests/faults.rs).
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use keyloom_actors::{
+    ports::{RecordKey, StoreEntry},
+    root::{RootArguments, RootHandle},
+    status::Status,
+    timestamp::{Clock, Timestamp},
+    workers::Workers,
+};
+use tokio::{sync::mpsc, time::Instant};
+
+use crate::support::{
+    engine::{Setup, cut_at},
+    events::{BEGIN, some_event},
+    expect::Expect,
+    gate::{Gate, Life, Mode, Step},
+    random::Random,
+    table::{Lines, table},
+    world::World,
+};
+
+/// Histories in a usual run.
+const SEEDS: u64 = 5_000;
+/// Name of the threads that run them.
+const THREAD: &str = "history";
+/// How long, in its own time, a history may take to come to rest.
+const REST_LIMIT: Duration = Duration::from_secs(600);
+/// How often it is looked at meanwhile.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Time as the runtime has it.
+struct PausedClock(Instant);
+
+impl Clock for PausedClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(BEGIN + self.0.elapsed().as_micros() as i64)
+    }
+}
+
+/// What a history was made of.
+#[derive(Clone, Copy, Default, Debug)]
+struct Count {
+    events: u64,
+    lives: u64,
+    kills: u64,
+    zombies: u64,
+    troubles: u64,
+}
+
+/// One process as the world sees it.
+struct Process {
+    life: Arc<Life>,
+    status: Arc<Status>,
+    lost: mpsc::UnboundedReceiver<String>,
+    is_lost: bool,
+    _root: RootHandle,
+}
+
+impl Process {
+    async fn start(world: &Arc<World>, setup: &Setup, clock: &Arc<PausedClock>, life: Life) -> Self {
+        let life = Arc::new(life);
+        let workers = Workers::on(tokio::runtime::Handle::current());
+        let plan = setup.plan(world, &life, Arc::clone(clock) as _, workers);
+        let status = Arc::clone(&plan.status);
+        let (lost_sender, lost) = mpsc::unbounded_channel();
+        let root = RootHandle::start(RootArguments { partitions: vec![plan], lost: lost_sender }).await;
+        Self { life, status, lost, is_lost: false, _root: root.expect("a root") }
+    }
+
+    fn is_over(&mut self) -> bool {
+        self.is_lost |= self.lost.try_recv().is_ok();
+        self.is_lost || self.life.is_over()
+    }
+}
+
+/// Where a process dies by itself.
+#[derive(Clone, Copy, Debug)]
+enum Aim {
+    Nowhere,
+    AnyStep,
+    Claim,
+    Recovery,
+    Hydration,
+    ReadAgain,
+    BetweenBatches,
+    BeforeRecord,
+    AfterRecord,
+    Intent,
+    Put,
+    PutDone,
+    Cursor,
+    CursorDone,
+}
+
+const AIMS: [Aim; 14] = [
+    Aim::Nowhere,
+    Aim::AnyStep,
+    Aim::Claim,
+    Aim::Recovery,
+    Aim::Hydration,
+    Aim::ReadAgain,
+    Aim::BetweenBatches,
+    Aim::BeforeRecord,
+    Aim::AfterRecord,
+    Aim::Intent,
+    Aim::Put,
+    Aim::PutDone,
+    Aim::Cursor,
+    Aim::CursorDone,
+];
+
+impl Aim {
+    fn hits(self, step: &Step<'_>) -> bool {
+        let writes = |entries: &[StoreEntry], of: fn(&RecordKey) -> bool| entries.iter().any(|(key, _)| of(key));
+        let is_record = |key: &RecordKey| matches!(key, RecordKey::Checkpoint(_));
+        let is_state = |key: &RecordKey| matches!(key, RecordKey::State(..));
+        let is_cursor = |key: &RecordKey| matches!(key, RecordKey::Output(..));
+        match (self, step) {
+            (Self::AnyStep, _) | (Self::Claim, Step::Claim) | (Self::ReadAgain, Step::ReadAgain) => true,
+            (Self::Put, Step::Put(_)) | (Self::PutDone, Step::PutDone(_)) => true,
+            (Self::Recovery, Step::Get(keys)) => keys.iter().any(is_record),
+            (Self::Hydration, Step::Get(keys)) => keys.iter().any(is_state),
+            (Self::BetweenBatches, Step::Committed(e)) => writes(e, is_state) && !writes(e, is_record),
+            (Self::BeforeRecord, Step::Commit(e)) | (Self::AfterRecord, Step::Committed(e)) => writes(e, is_record),
+            (Self::Intent, Step::Committed(e)) => {
+                e.iter().any(|(key, value)| matches!(key, RecordKey::Intent(..)) && value.is_some())
+            }
+            (Self::Cursor, Step::Commit(e)) | (Self::CursorDone, Step::Committed(e)) => writes(e, is_cursor),
+            _ => false,
+        }
+    }
+}
+
+fn random_setup(random: &mut Random) -> Setup {
+    Setup {
+        shards: random.range(1, 4) as usize,
+        resident_max: random.range(1, 30) as usize,
+        idle_after: Duration::from_millis(250 * random.range(1, 8)),
+        attempts: random.range(3, 5) as u32, // events that fail twice are never given up, whatever was killed between
+        checkpoint_every: Duration::from_millis(random.range(1, 80)),
+        in_flight_max: [8 << 10, 64 << 10, 64 << 20][random.range(0, 3) as usize],
+        tables: vec![table("raw", Lines::default(), cut_at(random.range(3, 60)))],
+        ..Setup::default()
+    }
+}
+
+async fn history(seed: u64) -> Count {
+    let mut random = Random::new(seed);
+    let clock = Arc::new(PausedClock(Instant::now()));
+    let (world, setup) = (World::new(), random_setup(&mut random));
+    world.batch_max.store(random.range(3, 40) as usize, Relaxed);
+    world.read_max.store(random.range(2, 60) as usize, Relaxed);
+    world.window.store(random.range(0, 30), Relaxed);
+    let (keys, mut id, mut zombies, mut count) = (random.range(2, 25), 0, Vec::new(), Count::default());
+    for _ in 0..random.range(2, 8) {
+        let trouble_one_in = [0, 50, 12, 5][random.range(0, 4) as usize];
+        world.weather.change(random.next(), Duration::from_millis(random.range(0, 30)), trouble_one_in);
+        let (aim, mut after) = (AIMS[random.range(0, AIMS.len() as u64) as usize], random.range(1, 8));
+        if matches!(aim, Aim::AnyStep) {
+            after *= random.range(1, 20);
+        }
+        let life = Life::until(move |step| {
+            after -= u64::from(aim.hits(step));
+            after == 0
+        });
+        let mut process = Process::start(&world, &setup, &clock, life).await;
+        count.lives += 1;
+        let until = Instant::now() + Duration::from_millis(random.range(1, 1_500));
+        while Instant::now() < until && !process.is_over() {
+            world.append((0..random.range(0, 25)).map(|_| some_event(&mut random, keys, &mut id)));
+            if random.one_in(12) {
+                stop_or_start(&mut random, &world);
+            }
+            tokio::time::sleep(Duration::from_micros(random.range(1, 60_000))).await;
+        }
+        open_gates(&world);
+        if random.one_in(3) && !process.is_over() {
+            zombies.push(process); // goes on, and must find out by itself that it has lost the partition
+            continue;
+        }
+        count.kills += 1;
+        process.life.end();
+        if zombies.is_empty() && random.one_in(3) {
+            world.lose_power(random.range(0, 10) as usize);
+        }
+    }
+    count.troubles = world.weather.troubles();
+    world.weather.change(random.next(), Duration::from_millis(random.range(0, 10)), 0);
+    let mut processes = zombies;
+    count.zombies = processes.len() as u64;
+    count.lives += 1;
+    processes.push(Process::start(&world, &setup, &clock, Life::long()).await);
+    while !processes.iter_mut().any(|p| !p.is_over() && p.status.running.load(Relaxed)) {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    world.append((0..50).map(|_| some_event(&mut random, keys, &mut id)));
+    rest(&world, &setup, &clock, processes).await;
+    count.events = world.last_seq();
+    count
+}
+
+/// Some home does not answer, or answers only errors, or is well again.
+fn stop_or_start(random: &mut Random, world: &World) {
+    let gates: [&Gate; 4] = [&world.reads, &world.gets, &world.commits, &world.puts];
+    let modes = [Mode::Open, Mode::Open, Mode::Hang, Mode::Fail];
+    gates[random.range(0, 4) as usize].set(modes[random.range(0, 4) as usize]);
+}
+
+fn open_gates(world: &World) {
+    [&world.reads, &world.gets, &world.commits, &world.puts].into_iter().for_each(|gate| gate.set(Mode::Open));
+}
+
+/// Waits until everything is as the log says and one process is left, then checks all of it. Which one does not matter: the
+/// last to claim the partition owns it, and one that was late to start may be the last.
+async fn rest(world: &Arc<World>, setup: &Setup, clock: &Arc<PausedClock>, mut processes: Vec<Process>) {
+    let (expect, tables) = (Expect::of(world, setup.attempts), setup.tables());
+    let until = Instant::now() + REST_LIMIT;
+    loop {
+        assert_eq!(world.violations(), [""; 0]);
+        processes.retain_mut(|process| !process.is_over());
+        if processes.is_empty() {
+            processes.push(Process::start(world, setup, clock, Life::long()).await); // what a supervisor does
+        }
+        let numbers = || processes.iter().map(|p| p.status.counters()).find(|numbers| numbers != expect.counters());
+        let lacks = expect.lacks(world, &tables);
+        let lacks = lacks.or_else(|| numbers().map(|is| format!("{is:?} instead of {:?}", expect.counters())));
+        if lacks.is_none() && processes.len() == 1 {
+            break;
+        }
+        let owners = || processes.iter().map(|p| format!("{:?}", p.status)).collect::<Vec<_>>().join("\n");
+        assert!(Instant::now() < until, "{lacks:?}\n{}", owners());
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    expect.check(world, &tables);
+    assert_eq!(expect.counters().total(), world.last_seq(), "every event has one end");
+}
+
+fn run(seed: u64) -> Result<Count, String> {
+    let one = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        runtime.expect("a runtime").block_on(history(seed))
+    };
+    catch_unwind(AssertUnwindSafe(one)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        text.or_else(|| panic.downcast_ref::<&str>().map(|t| (*t).to_owned())).unwrap_or_default()
+    })
+}
+
+#[test]
+fn no_history_loses_repeats_or_reorders_anything() {
+    let number = |name: &str| std::env::var(name).ok().map(|n| n.parse::<u64>().expect("a number"));
+    let one = number("SEED");
+    let seeds = one.map_or(0..number("SEEDS").unwrap_or(SEEDS), |seed| seed..seed + 1);
+    if one.is_none() {
+        // Handlers panic by the thousand here; what they say is no news.
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if std::thread::current().name() != Some(THREAD) {
+                before(info);
+            }
+        }));
+    }
+    let next = AtomicU64::new(seeds.start);
+    let work = || {
+        let (mut sum, mut failed) = (Count::default(), Vec::new());
+        loop {
+            let seed = next.fetch_add(1, Relaxed);
+            if seed >= seeds.end {
+                return (sum, failed);
+            }
+            match run(seed) {
+                Err(error) => failed.push((seed, error)),
+                Ok(count) => {
+                    sum.events += count.events;
+                    sum.lives += count.lives;
+                    sum.kills += count.kills;
+                    sum.zombies += count.zombies;
+                    sum.troubles += count.troubles;
+                }
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let (sums, failures): (Vec<Count>, Vec<_>) = std::thread::scope(|scope| {
+        let start =
+            |_| std::thread::Builder::new().name(THREAD.to_owned()).spawn_scoped(scope, work).expect("a thread");
+        let handles: Vec<_> = (0..threads).map(start).collect();
+        handles.into_iter().map(|h| h.join().expect("seeds fail apart")).unzip()
+    });
+    let mut failed: Vec<_> = failures.into_iter().flatten().collect();
+    failed.sort();
+    println!("{} seeds, {} failed; {sums:?}", seeds.end - seeds.start, failed.len());
+    for (seed, error) in failed.iter().take(10) {
+        println!("SEED={seed}: {}", error.chars().take(600).collect::<String>());
+    }
+    assert!(failed.is_empty(), "{} of {} seeds failed", failed.len(), seeds.end - seeds.start);
+}

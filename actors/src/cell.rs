@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -17,13 +18,35 @@ use crate::{
     event::QueuedEvent,
     handler::{Fault, LogicFactory, StateError},
     key::Key,
-    record::Tag,
+    record::{self, Tag},
     session_core::{Outcome, SessionCore},
     timestamp::Timestamp,
 };
 
 /// Events of one turn; after that other sessions of the worker get theirs. At about 0.5 µs each.
 pub const TURN_EVENTS_MAX: usize = 1_024;
+
+/// What one key may hold up.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyLimits {
+    /// Events that wait in memory for one session. Beyond, only their sequences are kept, and they are read again when it is
+    /// their turn: a very hot or slow key must not hold the batches that other keys' events came in.
+    pub inbox_events_max: usize,
+    /// How long a checkpoint waits for a key that does not come as far as the cut: one that waits to try again, or has a
+    /// long way to go. Then it covers the key's last good state and records what the key still owes.
+    pub lagging_after: Duration,
+}
+
+impl Default for KeyLimits {
+    fn default() -> Self {
+        Self { inbox_events_max: 16_384, lagging_after: Duration::from_secs(1) }
+    }
+}
+
+/// Events read again at once for one session. Few, because they may be large.
+pub const FETCH_EVENTS_MAX: usize = 128;
+/// Sequences that a key may owe in a checkpoint, 8 bytes each in its state record; with more, the checkpoint waits.
+pub const OWED_EVENTS_MAX: usize = 32_768;
 
 /// Where the state of a cell is.
 pub enum Core {
@@ -42,6 +65,35 @@ pub enum End {
     Done(Outcome),
     /// Given up.
     Dead(Reason),
+    /// Gone from the log before it could be read again.
+    Dropped,
+}
+
+/// What waits in a queue.
+enum Waiting {
+    Event(QueuedEvent),
+    /// An event that the log no longer has.
+    Gone(u64),
+}
+
+impl Waiting {
+    fn seq(&self) -> u64 {
+        match self {
+            Self::Event(event) => event.seq(),
+            Self::Gone(seq) => *seq,
+        }
+    }
+}
+
+/// What became of an event that was pushed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pushed {
+    /// Queued; the session must be woken.
+    Wake,
+    /// Queued.
+    Queued,
+    /// Only its sequence was kept.
+    Parked,
 }
 
 /// The share of a cell in a checkpoint.
@@ -64,13 +116,22 @@ pub struct Failure {
     /// In words.
     pub text: String,
     /// How long the handler asked to wait.
-    pub retry_after: Option<std::time::Duration>,
+    pub retry_after: Option<Duration>,
 }
 
 /// See the module.
 pub struct Cell {
     key: Key,
-    inbox: VecDeque<QueuedEvent>,
+    inbox: VecDeque<Waiting>,
+    /// Sequences behind the queue, in order, to be read again.
+    parked: VecDeque<u64>,
+    /// Number of the read under way, if one is: what an earlier one brings is not taken.
+    fetching: Option<u64>,
+    fetches: u64,
+    /// Cut of the last checkpoint in which the key lagged: what it did after that share was taken belongs to a later one.
+    lagged_at: Option<u64>,
+    /// Failed, and not yet started again: everything is parked.
+    recovering: bool,
     /// A wake-up is on its way, or a turn has not ended.
     pub awake: bool,
     /// Where the state is.
@@ -118,8 +179,12 @@ pub struct Turn {
     pub dead: Vec<DeadLetter>,
     /// The features became due for publication: the shard must list the cell.
     pub feature_due: bool,
+    /// All of it belongs behind the cut under way, whatever the sequences say: the key lags in that checkpoint.
+    pub is_behind: bool,
     /// The queue is not empty.
     pub more: bool,
+    /// It is, and there are events to be read again.
+    pub hungry: bool,
 }
 
 impl Cell {
@@ -128,6 +193,11 @@ impl Cell {
         Self {
             key,
             inbox: VecDeque::new(),
+            parked: VecDeque::new(),
+            fetching: None,
+            fetches: 0,
+            lagged_at: None,
+            recovering: false,
             awake: false,
             core: Core::Absent,
             committed: None,
@@ -153,22 +223,76 @@ impl Cell {
         &self.key
     }
 
-    /// Queues an event; true when the session must be woken for it.
-    pub fn push(&mut self, event: QueuedEvent) -> bool {
-        self.inbox.push_back(event);
-        !std::mem::replace(&mut self.awake, true)
+    /// Queues an event.
+    pub fn push(&mut self, event: QueuedEvent, limits: &KeyLimits) -> Pushed {
+        if self.recovering || !self.parked.is_empty() || self.inbox.len() >= limits.inbox_events_max {
+            self.parked.push_back(event.seq());
+            return Pushed::Parked;
+        }
+        self.inbox.push_back(Waiting::Event(event));
+        if std::mem::replace(&mut self.awake, true) { Pushed::Queued } else { Pushed::Wake }
     }
 
-    /// Whether events wait.
+    /// Whether events wait in the queue.
     pub fn has_events(&self) -> bool {
         !self.inbox.is_empty()
+    }
+
+    fn has_any(&self) -> bool {
+        !self.inbox.is_empty() || !self.parked.is_empty()
+    }
+
+    /// Sequences that wait to be read again.
+    pub fn parked(&self) -> usize {
+        self.parked.len()
+    }
+
+    // ---- reading again --------------------------------------------------------------------------------------------------
+
+    /// The next sequences to read again, if the queue is empty and no read is under way; with the number of this read.
+    pub fn fetch(&mut self) -> Option<(u64, Vec<u64>)> {
+        if self.recovering || self.fetching.is_some() || self.has_events() || self.parked.is_empty() {
+            return None;
+        }
+        self.fetches += 1;
+        self.fetching = Some(self.fetches);
+        Some((self.fetches, self.parked.iter().take(FETCH_EVENTS_MAX).copied().collect()))
+    }
+
+    /// Read `number` brought these events of the sequences it was for; what is missing is gone. True when the session must
+    /// be woken.
+    pub fn fetched(&mut self, number: u64, seqs: &[u64], events: Vec<QueuedEvent>) -> bool {
+        if self.fetching != Some(number) {
+            return false; // the session failed meanwhile; it reads again what it needs
+        }
+        self.fetching = None;
+        self.parked.drain(..seqs.len());
+        let mut events = events.into_iter().peekable();
+        for seq in seqs {
+            let found = events.next_if(|event| event.seq() == *seq);
+            self.inbox.push_back(found.map_or(Waiting::Gone(*seq), Waiting::Event));
+        }
+        self.has_events() && !std::mem::replace(&mut self.awake, true)
+    }
+
+    /// Sequences up to `cut` that wait.
+    fn owed(&self, cut: u64) -> Vec<u64> {
+        let waiting = self.inbox.iter().map(Waiting::seq).chain(self.parked.iter().copied());
+        waiting.take_while(|seq| *seq <= cut).collect()
     }
 
     /// Gives the cell its state from the store's committed version, or a new one. A version that cannot be read is
     /// returned as an error, and the cell stays without state.
     pub fn hydrate(&mut self, factory: &Arc<dyn LogicFactory>, stored: Option<(Tag, Bytes)>) -> Result<(), StateError> {
         let core = match &stored {
-            Some((_, version)) => SessionCore::decode(factory, version)?,
+            Some((_, version)) => {
+                let core = SessionCore::decode(factory, version)?;
+                let owed = record::decode_version(version).map_err(|e| StateError(e.to_string()))?.owed;
+                if !owed.is_empty() {
+                    self.park_behind(owed);
+                }
+                core
+            }
             None => SessionCore::new(factory)?,
         };
         self.committed = stored;
@@ -184,7 +308,7 @@ impl Cell {
         };
         let mut left = TURN_EVENTS_MAX;
         while left > 0 {
-            let Some(seq) = self.inbox.front().map(QueuedEvent::seq) else { break };
+            let Some(seq) = self.inbox.front().map(Waiting::seq) else { break };
             left -= 1;
             if seq <= core.applied() {
                 self.inbox.pop_front(); // re-read after a recovery, and already in the recovered state
@@ -193,7 +317,10 @@ impl Cell {
             self.take_share(&core, factory, seq)?;
             self.trying = seq;
             let end = self.consume(&mut core, seq)?; // an event that fails, or panics, stays in the queue
-            let stored = self.inbox.pop_front().map(|event| event.get().event().stored);
+            let stored = match self.inbox.pop_front() {
+                Some(Waiting::Event(event)) => Some(event.get().event().stored),
+                Some(Waiting::Gone(_)) | None => None,
+            };
             self.history.push((seq, end));
             self.dirty = true;
             self.unpublished_since = self.unpublished_since.or(stored);
@@ -204,15 +331,22 @@ impl Cell {
         self.core = Core::Live(core);
         let more = self.has_events();
         self.awake = more;
-        Ok(Turn { counts: counts.0, counts_behind: counts.1, dead: std::mem::take(&mut self.dead), feature_due, more })
+        let hungry = !more && !self.parked.is_empty() && self.fetching.is_none();
+        let dead = std::mem::take(&mut self.dead);
+        let is_behind = self.lagged_at == Some(cut);
+        Ok(Turn { counts: counts.0, counts_behind: counts.1, dead, feature_due, is_behind, more, hungry })
     }
 
     /// Runs the event at the front of the queue, which has sequence `seq`.
     fn consume(&mut self, core: &mut SessionCore, seq: u64) -> Result<End, Failure> {
+        let Some(Waiting::Event(event)) = self.inbox.front() else {
+            core.skip(seq);
+            return Ok(End::Dropped);
+        };
         if let Some((reason, text)) = self.condemned.get(&seq).cloned() {
             return Ok(self.give_up(core, reason, text));
         }
-        match core.apply(self.inbox[0].get()) {
+        match core.apply(event.get()) {
             Ok(outcome) => Ok(End::Done(outcome)),
             Err(Fault::Reject(text)) => {
                 *self.attempts.entry(seq).or_default() += 1;
@@ -233,18 +367,23 @@ impl Cell {
 
     /// Gives up the event at the front of the queue.
     fn give_up(&mut self, core: &mut SessionCore, reason: Reason, error: String) -> End {
-        let event = self.inbox[0].get().event();
+        let Some(Waiting::Event(event)) = self.inbox.front() else { return End::Dropped };
+        let event = event.get().event();
         core.skip(event.seq);
         let attempts = self.attempts.get(&event.seq).copied().unwrap_or(0);
         self.dead.push(DeadLetter::of(event, reason, error, attempts));
         End::Dead(reason)
     }
 
+    fn is_within(&self, seq: u64, cut: u64) -> bool {
+        seq <= cut && self.lagged_at != Some(cut)
+    }
+
     /// Counts what the history has gained since the last time: at or below `cut`, and behind it.
     fn count(&mut self, cut: u64) -> (Counts, Counts) {
         let (mut within, mut behind) = (Counts::default(), Counts::default());
         for (seq, end) in &self.history[self.counted..] {
-            if *seq <= cut { within.add(*end, 1) } else { behind.add(*end, 1) }
+            if self.is_within(*seq, cut) { within.add(*end, 1) } else { behind.add(*end, 1) }
         }
         self.counted = self.history.len();
         (within, behind)
@@ -254,7 +393,8 @@ impl Cell {
 
     /// A barrier passed behind sequence `cut`: true when this cell has a share in the checkpoint.
     pub fn begin_share(&mut self, cut: u64) -> bool {
-        let touched = self.dirty || self.has_events();
+        self.lagged_at = None; // this checkpoint may have the same cut as the one that the key lagged in
+        let touched = self.dirty || self.has_any();
         if touched {
             self.share = Share::Due(cut);
         }
@@ -285,7 +425,8 @@ impl Cell {
                 return Ok(Collected::NotYet);
             }
             Share::Due(cut) => {
-                let waits = self.inbox.front().is_some_and(|e| e.seq() <= cut);
+                let first = self.inbox.front().map(Waiting::seq).or(self.parked.front().copied());
+                let waits = first.is_some_and(|seq| seq <= cut);
                 match &self.core {
                     Core::Live(core) if !waits => {
                         let version = core.encode(factory)?;
@@ -308,15 +449,40 @@ impl Cell {
         Ok(Collected::Share(self.committed.clone(), version))
     }
 
-    /// The checkpoint with this cut is acknowledged: what it wrote is now the committed version.
-    pub fn acknowledge(&mut self, cut: u64) {
+    /// The share of a key that does not come as far as the cut in time: its last good state, and what it still owes, which
+    /// the checkpoint leaves to a later one. `None` when that is not possible either. Answers with the first sequence owed.
+    pub fn collect_lagging(
+        &mut self,
+        factory: &Arc<dyn LogicFactory>,
+        tag: Tag,
+    ) -> Result<Option<(Option<(Tag, Bytes)>, Bytes, u64)>, StateError> {
+        let Share::Due(cut) = self.share else { return Ok(None) };
+        let owed = self.owed(cut);
+        let Some(first) = owed.first().copied().filter(|_| owed.len() <= OWED_EVENTS_MAX) else { return Ok(None) };
+        let version = match (&self.core, &self.committed) {
+            (Core::Live(core), _) => core.encode(factory)?,
+            (Core::Absent, Some((_, version))) if self.recovering => version.clone(),
+            (Core::Absent, None) if self.recovering => SessionCore::new(factory)?.encode(factory)?,
+            _ => return Ok(None), // its state is still on its way from the store
+        };
+        let version = record::with_owed(&version, &owed).map_err(|e| StateError(e.to_string()))?;
+        self.share = Share::None;
+        self.lagged_at = Some(cut);
+        self.dirty = true; // the next checkpoint tries again
+        self.in_flight = Some((tag, version.clone()));
+        Ok(Some((self.committed.clone(), version, first)))
+    }
+
+    /// The checkpoint under way is acknowledged: what it wrote is now the committed version.
+    pub fn acknowledge(&mut self) {
         if let Some(in_flight) = self.in_flight.take() {
+            let applied = record::applied_of(&in_flight.1);
             self.committed = Some(in_flight);
-            let done = self.history.partition_point(|(seq, _)| *seq <= cut);
+            let done = self.history.partition_point(|(seq, _)| *seq <= applied);
             self.history.drain(..done);
             self.counted -= done.min(self.counted);
-            self.attempts = self.attempts.split_off(&(cut + 1));
-            self.condemned = self.condemned.split_off(&(cut + 1));
+            self.attempts = self.attempts.split_off(&(applied + 1));
+            self.condemned = self.condemned.split_off(&(applied + 1));
         }
     }
 
@@ -329,7 +495,7 @@ impl Cell {
 
     /// Whether the session is between turns with nothing to do.
     pub fn is_idle(&self) -> bool {
-        !self.awake && self.inbox.is_empty() && matches!(self.core, Core::Live(_))
+        !self.awake && !self.has_any() && matches!(self.core, Core::Live(_))
     }
 
     /// Replaces the live state by its encoding. Fails, changing nothing, when the state cannot be encoded.
@@ -369,7 +535,7 @@ impl Cell {
     /// The feature answer, if one is due and this incarnation has come at least as far as what was published before it
     /// (`floor`; `delivered`: everything up to it has reached the shard). Returns its sequence, and since when it was due.
     pub fn collect_answer(&mut self, partition: u32, floor: u64, delivered: u64) -> Option<(u64, Timestamp, Bytes)> {
-        let caught_up = delivered >= floor && self.inbox.is_empty();
+        let caught_up = delivered >= floor && !self.has_any();
         let (applied, answer) = match &self.core {
             Core::Live(core) if (caught_up || core.applied() > floor) && core.applied() >= self.published => {
                 self.unpublished_since?;
@@ -432,10 +598,12 @@ impl Cell {
         let (mut within, mut behind) = (Counts::default(), Counts::default());
         for (i, (seq, end)) in self.history.iter().enumerate().skip(keep) {
             if i < self.counted {
-                if *seq <= cut { within.add(*end, 1) } else { behind.add(*end, 1) }
+                if self.is_within(*seq, cut) { within.add(*end, 1) } else { behind.add(*end, 1) }
             }
         }
-        let again = self.history.drain(keep..).map(|(seq, _)| seq).collect();
+        let again: Vec<u64> = self.history.drain(keep..).map(|(seq, _)| seq).collect();
+        self.recovering = true;
+        self.park_behind(again.clone());
         self.counted = self.counted.min(keep);
         // What the failed turn had consumed and the recovered state contains was not reported yet.
         let dead = std::mem::take(&mut self.dead).into_iter().filter(|letter| letter.seq <= applied).collect();
@@ -443,12 +611,19 @@ impl Cell {
         Ok(Recovery { core: Box::new(core), again, counts: within, counts_behind: behind, unreported, dead })
     }
 
-    /// Goes on from a recovered state: the events read again come before the queue. Until then the cell has no state, so
-    /// that neither a turn nor a checkpoint can pass over them.
-    pub fn resume(&mut self, core: Box<SessionCore>, again: Vec<QueuedEvent>) {
-        for event in again.into_iter().rev() {
-            self.inbox.push_front(event);
-        }
+    /// Everything that waits is to be read again, behind `first`: who waits for a restart holds no events.
+    fn park_behind(&mut self, first: Vec<u64>) {
+        let waiting = self.inbox.drain(..).map(|waiting| waiting.seq());
+        let parked = first.into_iter().chain(waiting).chain(self.parked.drain(..)).collect();
+        self.parked = parked;
+        self.awake = false;
+        self.fetching = None;
+    }
+
+    /// Goes on from a recovered state. Until then the cell has none, so that neither a turn nor a checkpoint can pass over
+    /// what waits.
+    pub fn resume(&mut self, core: Box<SessionCore>) {
+        self.recovering = false;
         self.answer_listed = false; // the shard's list may have passed over it meanwhile
         self.core = Core::Live(core);
     }
@@ -459,12 +634,16 @@ impl Cell {
         self.core = Core::Absent;
         self.dirty = false;
         self.unpublished_since = None;
-        if matches!(self.share, Share::Due(_)) {
+        self.recovering = false;
+        // What is parked comes here too, when it has been read again; the checkpoint waits for it.
+        if matches!(self.share, Share::Due(_)) && self.parked.is_empty() {
             self.share = Share::None;
         }
-        let letters = self.inbox.drain(..);
-        let letters = letters.map(|event| DeadLetter::of(event.get().event(), Reason::Error, error.to_owned(), 0));
-        letters.collect()
+        let letter = |waiting| match waiting {
+            Waiting::Event(event) => Some(DeadLetter::of(event.get().event(), Reason::Error, error.to_owned(), 0)),
+            Waiting::Gone(_) => None,
+        };
+        self.inbox.drain(..).filter_map(letter).collect()
     }
 }
 
@@ -472,7 +651,7 @@ impl Cell {
 pub struct Recovery {
     /// The recovered state, for [`Cell::resume`].
     pub core: Box<SessionCore>,
-    /// Sequences to read again.
+    /// Sequences whose effects it undid; they are parked.
     pub again: Vec<u64>,
     /// Counts to take back, at or below the cut.
     pub counts: Counts,

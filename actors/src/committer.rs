@@ -14,6 +14,7 @@ use crate::{
     credit::Credit,
     failure::ActorFailure,
     feature_cache::FeatureCache,
+    key::Key,
     observe, pacing,
     ports::{Claim, RecordKey, Store, StoreEntry, StoreError},
     record::{self, Checkpoint, Head, Tag},
@@ -101,6 +102,8 @@ struct Under {
     dead: VecDeque<StoreEntry>,
     entries: VecDeque<StoreEntry>,
     answers: Vec<Answer>,
+    /// Keys that the checkpoint leaves events of to a later one, and the first such event of each.
+    lagging: Vec<(Key, u64)>,
     /// Shards asked in a row that had nothing ready.
     unready: usize,
 }
@@ -272,7 +275,8 @@ impl CommitterState {
             return true;
         }
         let pressed = status.pool_bytes.load(Relaxed) > POOL_BYTES_MAX / 2 || uncommitted > UNCOMMITTED_EVENTS_MAX / 2;
-        uncommitted > 0 && (pressed || self.checkpoint_ended.elapsed() >= self.args.checkpoint_every)
+        let owing = uncommitted > 0 || !self.args.checkpoint.lagging.is_empty();
+        owing && (pressed || self.checkpoint_ended.elapsed() >= self.args.checkpoint_every)
     }
 
     /// Behind what was published before this process: features must not go back in time.
@@ -295,6 +299,7 @@ impl CommitterState {
             dead,
             entries: VecDeque::new(),
             answers: Vec::new(),
+            lagging: Vec::new(),
             unready: 0,
         }));
     }
@@ -312,6 +317,7 @@ impl CommitterState {
             let nothing = shares.states.is_empty() && shares.done.is_none();
             under.entries.extend(shares.states);
             under.answers.extend(shares.answers);
+            under.lagging.extend(shares.lagging);
             if let Some((counts, dead)) = shares.done {
                 under.counts.merge(&counts);
                 under.dead.extend(dead.iter().map(|letter| dead_entry(partition, letter, tag)));
@@ -357,11 +363,12 @@ impl CommitterState {
 
     async fn finish_checkpoint(&mut self) -> Result<(), ActorFailure> {
         let Phase::Writing(under) = std::mem::replace(&mut self.phase, Phase::Idle) else { return Ok(()) };
-        let Under { cut, counts, entries, answers, .. } = *under;
+        let Under { cut, counts, entries, answers, lagging, .. } = *under;
         let mut next = self.args.checkpoint.clone();
         next.n = cut.n;
         next.cut = cut.last;
         next.clock = cut.clock;
+        next.lagging = lagging.iter().map(|(key, _)| key.to_string()).collect();
         next.counters.add(&counts.to_counters());
         if cut.dropped > 0 {
             *next.counters.dropped.entry("retention".to_owned()).or_default() += cut.dropped;
@@ -375,6 +382,8 @@ impl CommitterState {
             shard.cast(ShardMsg::Acknowledged).map_err(|_| ActorFailure::Again("a shard is gone".to_owned()))?;
         }
         let status = &self.args.status;
+        let owed_from = lagging.iter().map(|(_, first)| *first).min().unwrap_or(u64::MAX);
+        status.owed_from.store(owed_from, std::sync::atomic::Ordering::Relaxed);
         status.cut.store(cut.last, std::sync::atomic::Ordering::Relaxed);
         status.checkpoint_at.store(self.args.clock.now().0, std::sync::atomic::Ordering::Relaxed);
         self.checkpoint_ended = Instant::now();

@@ -13,6 +13,8 @@ pub struct Counts {
     pub duplicate: u64,
     /// Dead letters by [`Reason::ALL`].
     pub dead: [u64; Reason::ALL.len()],
+    /// Gone from the log before they could be read again.
+    pub dropped: u64,
 }
 
 impl Counts {
@@ -22,6 +24,7 @@ impl Counts {
             End::Done(Outcome::Applied) => self.applied += n,
             End::Done(Outcome::Duplicate) => self.duplicate += n,
             End::Dead(reason) => self.add_dead(reason, n),
+            End::Dropped => self.dropped += n,
         }
     }
 
@@ -38,6 +41,7 @@ impl Counts {
         self.applied += other.applied;
         self.duplicate += other.duplicate;
         self.dead.iter_mut().zip(other.dead).for_each(|(a, b)| *a += b);
+        self.dropped += other.dropped;
     }
 
     /// Takes `other` back.
@@ -45,11 +49,12 @@ impl Counts {
         self.applied = self.applied.saturating_sub(other.applied);
         self.duplicate = self.duplicate.saturating_sub(other.duplicate);
         self.dead.iter_mut().zip(other.dead).for_each(|(a, b)| *a = a.saturating_sub(b));
+        self.dropped = self.dropped.saturating_sub(other.dropped);
     }
 
     /// All of them.
     pub fn total(&self) -> u64 {
-        self.applied + self.duplicate + self.dead.iter().sum::<u64>()
+        self.applied + self.duplicate + self.dead.iter().sum::<u64>() + self.dropped
     }
 
     /// As the checkpoint record has them.
@@ -59,7 +64,7 @@ impl Counts {
             applied: self.applied,
             duplicate: self.duplicate,
             dead_lettered: dead.map(|(n, reason)| (reason.label().to_owned(), *n)).collect(),
-            dropped: Default::default(),
+            dropped: (self.dropped > 0).then(|| ("retention".to_owned(), self.dropped)).into_iter().collect(),
         }
     }
 }

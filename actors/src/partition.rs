@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use crate::{
     batcher::{Batcher, BatcherArguments, BatcherMsg, TableSpec},
     budget::Backoff,
+    cell::KeyLimits,
     committer::{Committer, CommitterArguments, CommitterMsg},
     credit::Credit,
     event::KeyPaths,
@@ -67,6 +68,8 @@ pub struct PartitionPlan {
     pub idle_after: Duration,
     /// Attempts per event.
     pub attempts: u32,
+    /// What one key may hold up.
+    pub limits: KeyLimits,
     /// Time between checkpoints.
     pub checkpoint_every: Duration,
     /// Bytes in flight.
@@ -222,6 +225,7 @@ impl PartitionState {
         status.log_last.fetch_max(info.last_seq, Ordering::Relaxed);
         let cut = status.cut.load(Ordering::Relaxed);
         let done = status.tables_cursor().map_or(cut, |tables| tables.min(cut));
+        let done = done.min(status.owed_from.load(Ordering::Relaxed).saturating_sub(1));
         if let Err(error) = self.plan.homes.log.release(partition, done).await {
             tracing::warn!(partition, %error, "the log does not let go of old events");
         }
@@ -322,6 +326,7 @@ async fn grow(plan: &PartitionPlan, myself: &ActorRef<PartitionMsg>) -> Result<T
         outputs.iter_mut().for_each(|(output, _)| output.cursor = output.cursor.max(info.first_seq - 1));
     }
     status.start_from(&checkpoint.counters, checkpoint.cut);
+    status.owed_from.store(if checkpoint.lagging.is_empty() { u64::MAX } else { 1 }, Ordering::Relaxed);
     status.checkpoint_at.store(plan.clock.now().0, Ordering::Relaxed);
     status.log_last.store(info.last_seq, Ordering::Relaxed);
     let for_sessions = (plan.resident_max as u64).saturating_mul(IN_FLIGHT_BYTES_PER_SESSION).max(IN_FLIGHT_BYTES_MIN);
@@ -346,6 +351,8 @@ async fn grow(plan: &PartitionPlan, myself: &ActorRef<PartitionMsg>) -> Result<T
     for index in 0..plan.shards.max(1) {
         let arguments = ShardArguments {
             partition,
+            index,
+            shards: plan.shards.max(1),
             factory: Arc::clone(&plan.factory),
             store: Arc::clone(&homes.store),
             log: Arc::clone(&homes.log),
@@ -353,6 +360,7 @@ async fn grow(plan: &PartitionPlan, myself: &ActorRef<PartitionMsg>) -> Result<T
             resident_max: plan.resident_max.div_ceil(plan.shards.max(1)),
             idle_after: plan.idle_after,
             attempts: plan.attempts,
+            limits: plan.limits,
             checkpoint: checkpoint.clone(),
             floor: head.published,
             epoch,

@@ -203,9 +203,34 @@ pub fn encode_version(
     out.put_u16_le(recent_ids.len().min(usize::from(u16::MAX)) as u16);
     recent_ids.take(usize::from(u16::MAX)).for_each(|id| out.put_u64_le(id));
     out.put_u16_le(0); // timers: none yet
-    out.put_u32_le(0); // owed sequences: none yet
+    out.put_u32_le(0); // owed sequences: see [`with_owed`]
     payload(&mut out);
     out.into()
+}
+
+/// The last sequence consumed in an encoded version.
+pub fn applied_of(version: &[u8]) -> u64 {
+    version.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+/// The same version, with these sequences as what its key still owes.
+pub fn with_owed(version: &[u8], owed: &[u64]) -> Result<Bytes, RecordError> {
+    const WHAT: &str = "state version";
+    let mut rest = version;
+    split(&mut rest, 16, WHAT)?;
+    let name = split(&mut rest, 1, WHAT)?[0];
+    split(&mut rest, usize::from(name) + 4, WHAT)?;
+    let ids = u16_le(&mut rest, WHAT)?;
+    split(&mut rest, usize::from(ids) * 8 + 2, WHAT)?;
+    let head = &version[..version.len() - rest.len()];
+    let before = u32_le(&mut rest, WHAT)?;
+    split(&mut rest, before as usize * 8, WHAT)?;
+    let mut out = Vec::with_capacity(version.len() + owed.len() * 8);
+    out.put_slice(head);
+    out.put_u32_le(owed.len() as u32);
+    owed.iter().for_each(|seq| out.put_u64_le(*seq));
+    out.put_slice(rest);
+    Ok(out.into())
 }
 
 /// A state record: the committed version, if any, and the one that checkpoint `tag` writes.
@@ -434,6 +459,15 @@ mod tests {
             (decoded.handler.as_str(), &decoded.recent_ids[..], &decoded.payload[..]),
             ("h", &[1, 2][..], &b"payload"[..])
         );
+    }
+
+    #[test]
+    fn what_is_owed_is_replaced_and_all_else_stays() {
+        let plain = version(7, b"payload");
+        let owing = with_owed(&plain, &[8, 9, 12]).expect("a version");
+        assert_eq!(decode_version(&owing).expect("a version").owed, [8, 9, 12]);
+        assert_eq!(with_owed(&owing, &[]).expect("a version"), plain);
+        assert_eq!(applied_of(&owing), 7);
     }
 
     #[test]

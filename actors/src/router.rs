@@ -41,6 +41,8 @@ const EVENT_OVERHEAD: usize = 400;
 pub const POOL_BYTES_MAX: i64 = 256 << 20;
 /// Events routed since the last checkpoint's cut, at most: bounds what sessions remember for a recovery (16 bytes each).
 pub const UNCOMMITTED_EVENTS_MAX: u64 = 4_000_000;
+/// Events that wait to be read again, at most, 8 bytes each; beyond, the pull waits for the keys they belong to.
+pub const PARKED_EVENTS_MAX: i64 = 4_000_000;
 /// Wait between attempts to open the log again.
 const READER_BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
 
@@ -182,8 +184,9 @@ impl RouterState {
         let status = &self.args.status;
         status.in_flight_bytes.store(self.args.credit.in_flight(), Ordering::Relaxed);
         let uncommitted = self.routed.saturating_sub(status.cut.load(Ordering::Relaxed));
-        let is_full =
-            status.pool_bytes.load(Ordering::Relaxed) > POOL_BYTES_MAX || uncommitted > UNCOMMITTED_EVENTS_MAX;
+        let is_full = status.pool_bytes.load(Ordering::Relaxed) > POOL_BYTES_MAX
+            || uncommitted > UNCOMMITTED_EVENTS_MAX
+            || status.parked.load(Ordering::Relaxed) > PARKED_EVENTS_MAX;
         if is_full && self.routed >= self.args.floor {
             tokio::time::sleep(PULL_WAIT).await; // the committer sees the same numbers and makes a checkpoint
             return Ok(());
@@ -236,7 +239,7 @@ impl RouterState {
                     "retention overran processing: events are lost"
                 );
                 self.dropped += lost;
-                self.args.status.dropped.fetch_add(lost, Ordering::Relaxed);
+                self.args.status.dropped.fetch_add(lost as i64, Ordering::Relaxed);
                 self.routed = first - 1;
                 Ok(())
             }

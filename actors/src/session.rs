@@ -15,6 +15,7 @@ use crate::{
     counts::Counts,
     dead_letter::DeadLetter,
     handler::LogicFactory,
+    shard::ShardMsg,
     status::{Status, lock},
 };
 
@@ -35,6 +36,9 @@ pub struct Books {
     pub cut: u64,
     /// Events given up and not yet in a checkpoint.
     pub dead: Vec<DeadLetter>,
+    /// The same, of keys that the checkpoint under way already cut as lagging: they belong to the next one, whatever
+    /// their sequence.
+    pub dead_behind: Vec<DeadLetter>,
     /// Cells whose feature answer is due.
     pub due: Vec<SharedCell>,
 }
@@ -47,6 +51,8 @@ pub struct Desk {
     pub books: Mutex<Books>,
     /// The partition's numbers.
     pub status: Arc<Status>,
+    /// Who reads events again for a session that ran out of them.
+    pub shard: ActorRef<ShardMsg>,
     /// Who is told when answers are due ...
     pub committer: ActorRef<CommitterMsg>,
     /// ... and whether it knows already.
@@ -95,7 +101,11 @@ impl Actor for Session {
                 books.counts_behind.merge(&turn.counts_behind);
                 books.unreported.merge(&turn.counts);
                 books.unreported.merge(&turn.counts_behind);
-                books.dead.extend(turn.dead);
+                if turn.is_behind {
+                    books.dead_behind.extend(turn.dead)
+                } else {
+                    books.dead.extend(turn.dead)
+                }
                 if turn.feature_due {
                     books.due.push(Arc::clone(&state.cell));
                 }
@@ -103,6 +113,10 @@ impl Actor for Session {
                 if turn.feature_due && !state.desk.announced.swap(true, Ordering::AcqRel) {
                     // A committer that is gone takes the whole partition with it.
                     drop(state.desk.committer.cast(CommitterMsg::AnswersDue));
+                }
+                if turn.hungry {
+                    // A shard that is gone takes its sessions with it.
+                    drop(state.desk.shard.cast(ShardMsg::Hungry(lock(&state.cell).key().clone())));
                 }
                 if turn.more {
                     myself.cast(Wake)?;

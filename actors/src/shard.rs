@@ -15,11 +15,11 @@ use std::{
 
 use bytes::Bytes;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     budget::{Backoff, RestartBudget},
-    cell::{Cell, Collected, Core, Failure, Recovery},
+    cell::{Cell, Collected, Core, Failure, KeyLimits, Pushed, Recovery},
     committer::CommitterMsg,
     counts::Counts,
     dead_letter::{DeadLetter, Reason},
@@ -43,6 +43,8 @@ const IDLE_EVICTIONS_PER_TICK: usize = 256;
 /// States read from the store in one request.
 const HYDRATE_BATCH_MAX: usize = 512;
 /// Wait before the first and before later restarts of a session, and before a read is tried again.
+/// Lagging keys of one shard in one checkpoint; their names are in its record.
+const LAGGING_KEYS_MAX: usize = 128;
 /// Restarts of one key's session within this many seconds, at most; beyond, each event that fails gets one attempt only,
 /// so that a key whose every event fails does not live on restarts.
 const RESTARTS_MAX: usize = 100;
@@ -59,6 +61,10 @@ pub struct Shard;
 pub struct ShardArguments {
     /// The partition.
     pub partition: u32,
+    /// Which of its shards, and how many there are.
+    pub index: usize,
+    /// See `index`.
+    pub shards: usize,
     /// The handler.
     pub factory: Arc<dyn LogicFactory>,
     /// Where states are read from.
@@ -73,6 +79,8 @@ pub struct ShardArguments {
     pub idle_after: Duration,
     /// Attempts per event.
     pub attempts: u32,
+    /// What one key may hold up.
+    pub limits: KeyLimits,
     /// The checkpoint that the partition starts from: says which state versions count.
     pub checkpoint: Checkpoint,
     /// Features published before this process are at most this new, see [`record::Head`].
@@ -123,12 +131,20 @@ pub enum ShardMsg {
     },
     /// States arrived from the store.
     Hydrated(Vec<(Key, Option<Bytes>)>),
-    /// A failed session may start again, with these events before its queue.
-    Restart {
-        /// Its key.
+    /// A failed session may start again.
+    Restart(Key),
+    /// A session has events that were parked, and nothing else to do.
+    Hungry(Key),
+    /// Parked events were read again.
+    Fetched {
+        /// Whose.
         key: Key,
-        /// Events to go through again.
-        again: Vec<QueuedEvent>,
+        /// Number of the read.
+        number: u64,
+        /// What was asked for.
+        seqs: Vec<u64>,
+        /// What the log still has of it.
+        events: Vec<QueuedEvent>,
     },
     /// Time passes.
     Tick,
@@ -141,6 +157,8 @@ pub struct Shares {
     pub states: Vec<StoreEntry>,
     /// Feature answers of the same keys, where due.
     pub answers: Vec<Answer>,
+    /// Keys among them that lag, with the first sequence that each owes.
+    pub lagging: Vec<(Key, u64)>,
     /// Set when these were the last: ends of the events of the cut, and dead letters among them.
     pub done: Option<(Counts, Vec<DeadLetter>)>,
 }
@@ -180,6 +198,8 @@ enum Phase {
 struct Barrier {
     tag: Tag,
     cut: u64,
+    began: Instant,
+    lagging: usize,
     waiting: VecDeque<SharedCell>,
 }
 
@@ -198,7 +218,6 @@ pub struct ShardState {
     tick: u64,
     barrier: Option<Barrier>,
     in_flight: Vec<SharedCell>,
-    in_flight_cut: u64,
     /// Nothing was ever committed for this partition when it was claimed and this shard has had to forget nothing yet:
     /// then a key that is not in memory has no state, and needs no look-up.
     started_empty: bool,
@@ -224,10 +243,11 @@ impl Actor for Shard {
             factory: Arc::clone(&args.factory),
             books: Mutex::new(books),
             status: Arc::clone(&args.status),
+            shard: myself.clone(),
             committer: args.committer.clone(),
             announced: AtomicBool::new(false),
         });
-        Ok(ShardState {
+        let mut state = ShardState {
             desk,
             slots: Slots::new(args.resident_max),
             pool: HashMap::default(),
@@ -238,11 +258,12 @@ impl Actor for Shard {
             tick: 0,
             barrier: None,
             in_flight: Vec::new(),
-            in_flight_cut: 0,
             started_empty: args.checkpoint.n == 0,
             seen: hashbrown::HashSet::new(),
             args,
-        })
+        };
+        state.open_lagging(&myself).await;
+        Ok(state)
     }
 
     async fn handle(
@@ -280,7 +301,9 @@ impl Actor for Shard {
                 }
                 state.evict_over_limit();
             }
-            ShardMsg::Restart { key, again } => state.restart(&myself, key, again).await,
+            ShardMsg::Restart(key) => state.restart(&myself, key).await,
+            ShardMsg::Hungry(key) => state.feed(&myself, &key),
+            ShardMsg::Fetched { key, number, seqs, events } => state.fetched(&myself, &key, number, &seqs, events),
             ShardMsg::Tick => {
                 state.report();
                 state.tick += 1;
@@ -332,14 +355,16 @@ impl ShardState {
     /// Queues events at their sessions; returns the keys that have none.
     fn deliver(&mut self, batch: &Arc<EventBatch>, indexes: &[u32]) -> Vec<Key> {
         let mut missing = Vec::new();
+        let mut parked = 0;
         let own = Arc::new(Arc::clone(batch));
         for &index in indexes {
             let queued = QueuedEvent::new(Arc::clone(&own), index);
             let key = batch.get(index as usize).key_str();
             if let Some(slot) = self.slots.touch(key) {
-                let wake = lock(&slot.cell).push(queued);
+                let pushed = lock(&slot.cell).push(queued, &self.args.limits);
+                parked += i64::from(pushed == Pushed::Parked);
                 match &slot.phase {
-                    Phase::Live(session) if wake => {
+                    Phase::Live(session) if pushed == Pushed::Wake => {
                         // A session that just failed does not take it; its restart finds the event in the queue.
                         drop(session.cast(Wake));
                     }
@@ -358,12 +383,29 @@ impl ShardState {
                 self.change_pool(-(bytes as i64));
             }
             let cell = cell.unwrap_or_else(|| Arc::new(Mutex::new(Cell::new(key.clone()))));
-            lock(&cell).push(queued);
+            parked += i64::from(lock(&cell).push(queued, &self.args.limits) == Pushed::Parked);
             missing.push(key.clone());
             let restarts = RestartBudget::new(RESTARTS_MAX, RESTARTS_WINDOW_SECONDS);
             self.slots.insert(key, Slot { cell, phase: Phase::Hydrating, backoff: RESTART_BACKOFF, restarts });
         }
+        self.args.status.parked.fetch_add(parked, Ordering::Relaxed);
         missing
+    }
+
+    /// Opens sessions for the keys of this shard that owe events: before anything newer of theirs comes.
+    async fn open_lagging(&mut self, myself: &ActorRef<ShardMsg>) {
+        let mut keys = Vec::new();
+        for name in self.args.checkpoint.lagging.clone() {
+            let Ok(key) = Key::new(&name) else { continue }; // it was one when it was written
+            if crate::key::shard_of(crate::key::hash_of(name.as_bytes()), self.args.shards) == self.args.index {
+                let cell = Arc::new(Mutex::new(Cell::new(key.clone())));
+                let restarts = RestartBudget::new(RESTARTS_MAX, RESTARTS_WINDOW_SECONDS);
+                let slot = Slot { cell, phase: Phase::Hydrating, backoff: RESTART_BACKOFF, restarts };
+                self.slots.insert(key.clone(), slot);
+                keys.push(key);
+            }
+        }
+        self.open_sessions(myself, keys).await;
     }
 
     /// Opens sessions for keys that just got a slot: from the pool, as new ones, or through the store.
@@ -376,7 +418,7 @@ impl ShardState {
                 let thawed = lock(&slot.cell).thaw(&self.args.factory);
                 match thawed {
                     Ok(()) => self.start_session(myself, &key, "hydrate").await,
-                    Err(error) => self.unreadable(&key, error.0),
+                    Err(error) => self.unreadable(myself, &key, error.0),
                 }
             } else if self.started_empty && self.seen.insert(crate::key::hash_of(key.as_str().as_bytes())) {
                 self.hydrate(myself, key, None).await;
@@ -419,11 +461,14 @@ impl ShardState {
         let outcome = stored.map_err(|e| e.to_string()).and_then(|stored| {
             let stored = stored.flatten();
             let cause = if stored.is_some() { "hydrate" } else { "new" };
-            lock(&slot.cell).hydrate(&self.args.factory, stored).map(|()| cause).map_err(|e| e.0)
+            let mut cell = lock(&slot.cell);
+            let hydrated = cell.hydrate(&self.args.factory, stored).map(|()| cause).map_err(|e| e.0);
+            self.args.status.parked.fetch_add(cell.parked() as i64, Ordering::Relaxed);
+            hydrated
         });
         match outcome {
             Ok(cause) => self.start_session(myself, &key, cause).await,
-            Err(error) => self.unreadable(&key, error),
+            Err(error) => self.unreadable(myself, &key, error),
         }
     }
 
@@ -447,6 +492,7 @@ impl ShardState {
                 slot.phase = Phase::Live(session);
                 observe::sessions_started(cause, 1);
                 self.args.status.sessions_live.fetch_add(1, Ordering::Relaxed);
+                self.feed(myself, key);
             }
             Err(error) => {
                 // Starting a session awaits nothing and cannot fail by itself: only when the shard is going.
@@ -456,7 +502,7 @@ impl ShardState {
         }
     }
 
-    fn unreadable(&mut self, key: &Key, error: String) {
+    fn unreadable(&mut self, myself: &ActorRef<ShardMsg>, key: &Key, error: String) {
         tracing::error!(partition = self.args.partition, %error, "the stored state of a key cannot be read; its events are dead-lettered");
         observe::restarted("session", Cause::StartFailed);
         if let Some(slot) = self.slots.peek(key.as_str()) {
@@ -464,6 +510,7 @@ impl ShardState {
             give_up(&self.desk, letters);
             slot.phase = Phase::Unreadable(error);
         }
+        self.feed(myself, key);
     }
 
     // ---- failures -------------------------------------------------------------------------------------------------------
@@ -503,10 +550,13 @@ impl ShardState {
                 "a session failed and starts again"
             );
         }
+        let parked = cell.parked();
         let recovery = cell.recover(&self.args.factory, cut);
+        let parked = cell.parked() as i64 - parked as i64;
         drop(cell);
+        self.args.status.parked.fetch_add(parked, Ordering::Relaxed);
         match recovery {
-            Err(error) => self.unreadable(&key, error.0),
+            Err(error) => self.unreadable(myself, &key, error.0),
             Ok(Recovery { core, again, counts, counts_behind, unreported, dead }) => {
                 slot.phase = Phase::Recovering(Some(core));
                 self.take_back(&key, &again, &counts, &counts_behind);
@@ -517,7 +567,12 @@ impl ShardState {
                 books.unreported.merge(&unreported.1);
                 books.dead.extend(dead);
                 drop(books);
-                self.read_again(myself, key, again, wait);
+                let myself = myself.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(wait).await;
+                    // The shard is gone only when the whole partition is going.
+                    drop(myself.cast(ShardMsg::Restart(key)));
+                });
             }
         }
     }
@@ -526,24 +581,25 @@ impl ShardState {
         let mut books = lock(&self.desk.books);
         books.counts.take_back(counts);
         books.counts_behind.take_back(behind);
-        books.dead.retain(|letter| letter.key != key.as_str() || again.binary_search(&letter.seq).is_err());
+        let stays = |letter: &DeadLetter| letter.key != key.as_str() || again.binary_search(&letter.seq).is_err();
+        books.dead.retain(stays);
+        books.dead_behind.retain(stays);
         drop(books);
         self.report();
         self.args.status.take_back(counts);
         self.args.status.take_back(behind);
     }
 
-    fn read_again(&self, myself: &ActorRef<ShardMsg>, key: Key, again: Vec<u64>, wait: Duration) {
+    /// Reads the next parked events of a session again, if it has nothing else to do.
+    fn feed(&mut self, myself: &ActorRef<ShardMsg>, key: &Key) {
+        let Some(slot) = self.slots.peek(key.as_str()) else { return };
+        let Some((number, seqs)) = lock(&slot.cell).fetch() else { return };
         let (log, myself, partition) = (Arc::clone(&self.args.log), myself.clone(), self.args.partition);
-        let keys = self.args.keys.clone();
+        let (keys, key) = (self.args.keys.clone(), key.clone());
         tokio::spawn(async move {
-            tokio::time::sleep(wait).await;
             let mut backoff = READ_BACKOFF;
             let records = loop {
-                if again.is_empty() {
-                    break Vec::new();
-                }
-                match log.read(partition, &again).await {
+                match log.read(partition, &seqs).await {
                     Ok(records) => break records,
                     Err(error) => {
                         observe::hydrate_retried();
@@ -553,16 +609,35 @@ impl ShardState {
                 }
             };
             let batch = Arc::new(Arc::new(EventBatch::decode(partition, records, &keys, None)));
-            let again = (0..batch.events.len() as u32).map(|i| QueuedEvent::new(Arc::clone(&batch), i)).collect();
-            drop(myself.cast(ShardMsg::Restart { key, again }));
+            let events = (0..batch.events.len() as u32).map(|i| QueuedEvent::new(Arc::clone(&batch), i)).collect();
+            // The shard is gone only when the whole partition is going.
+            drop(myself.cast(ShardMsg::Fetched { key, number, seqs, events }));
         });
     }
 
-    async fn restart(&mut self, myself: &ActorRef<ShardMsg>, key: Key, again: Vec<QueuedEvent>) {
+    fn fetched(&mut self, myself: &ActorRef<ShardMsg>, key: &Key, number: u64, seqs: &[u64], events: Vec<QueuedEvent>) {
+        let Some(slot) = self.slots.peek(key.as_str()) else { return };
+        let mut cell = lock(&slot.cell);
+        let before = cell.parked();
+        let wake = cell.fetched(number, seqs, events);
+        self.args.status.parked.fetch_sub((before - cell.parked()) as i64, Ordering::Relaxed);
+        drop(cell);
+        match &slot.phase {
+            Phase::Live(session) if wake => drop(session.cast(Wake)), // one that just failed finds it when it restarts
+            Phase::Unreadable(error) => {
+                let letters = lock(&slot.cell).abandon(error);
+                give_up(&self.desk, letters);
+                self.feed(myself, key);
+            }
+            _ => {}
+        }
+    }
+
+    async fn restart(&mut self, myself: &ActorRef<ShardMsg>, key: Key) {
         let Some(slot) = self.slots.peek(key.as_str()) else { return };
         let Phase::Recovering(core) = &mut slot.phase else { return };
         if let Some(core) = core.take() {
-            lock(&slot.cell).resume(core, again);
+            lock(&slot.cell).resume(core);
         }
         self.start_session(myself, &key, "restart").await;
     }
@@ -651,8 +726,8 @@ impl ShardState {
                 waiting.push_back(Arc::clone(cell));
             }
         }
-        self.in_flight_cut = cut;
-        self.barrier = Some(Barrier { tag: Tag { n, epoch: self.args.epoch }, cut, waiting });
+        let tag = Tag { n, epoch: self.args.epoch };
+        self.barrier = Some(Barrier { tag, cut, began: Instant::now(), lagging: 0, waiting });
     }
 
     fn collect_shares(&mut self, max: usize) -> Shares {
@@ -678,8 +753,27 @@ impl ShardState {
                     self.in_flight.push(shared);
                 }
                 Ok(Collected::NotYet) => {
-                    drop(cell);
-                    barrier.waiting.push_back(shared);
+                    let may_lag =
+                        barrier.began.elapsed() >= self.args.limits.lagging_after && barrier.lagging < LAGGING_KEYS_MAX;
+                    let lagging =
+                        if may_lag { cell.collect_lagging(&self.args.factory, barrier.tag) } else { Ok(None) };
+                    match lagging {
+                        Ok(Some((committed, version, owed_from))) => {
+                            barrier.lagging += 1;
+                            shares.lagging.push((cell.key().clone(), owed_from));
+                            let committed = committed.as_ref().map(|(tag, version)| (*tag, &version[..]));
+                            let record = record::encode_state(committed, barrier.tag, &version);
+                            let name = RecordKey::State(self.args.partition, cell.key().clone());
+                            shares.states.push((name, Some(record)));
+                            shares.answers.extend(answer(&mut cell, &self.args, self.delivered));
+                            drop(cell);
+                            self.in_flight.push(shared);
+                        }
+                        _ => {
+                            drop(cell);
+                            barrier.waiting.push_back(shared);
+                        }
+                    }
                 }
                 Ok(Collected::Nothing) => {}
                 Err(error) => tracing::error!(error = error.0, "a state cannot be encoded; its last version stays"),
@@ -693,7 +787,9 @@ impl ShardState {
             let counts = std::mem::take(&mut books.counts);
             books.counts = std::mem::take(&mut books.counts_behind);
             books.cut = u64::MAX;
-            let (dead, later) = std::mem::take(&mut books.dead).into_iter().partition(|letter| letter.seq <= cut);
+            let (dead, mut later) =
+                std::mem::take(&mut books.dead).into_iter().partition::<Vec<_>, _>(|letter| letter.seq <= cut);
+            later.append(&mut books.dead_behind);
             books.dead = later;
             shares.done = Some((counts, dead));
         }
@@ -701,12 +797,11 @@ impl ShardState {
     }
 
     fn acknowledge(&mut self) {
-        let cut = self.in_flight_cut;
         let Tag { n, epoch } = Tag { n: self.args.checkpoint.n + 1, epoch: self.args.epoch };
         self.args.checkpoint.n = n;
         self.args.checkpoint.lines.insert(epoch, n);
         for cell in std::mem::take(&mut self.in_flight) {
-            lock(&cell).acknowledge(cut);
+            lock(&cell).acknowledge();
         }
         self.pool.retain(|_, cell| !lock(cell).is_clean());
         // Checkpoints take answers along. What stays in the list is held in memory, evicted or not.
@@ -725,15 +820,12 @@ impl ShardState {
         if self.delivered < self.args.floor {
             return (Vec::new(), false); // an earlier owner has published newer answers than these may be
         }
-        let mut books = lock(&self.desk.books);
-        let due: Vec<_> = {
-            let n = books.due.len().min(max);
-            books.due.drain(..n).collect()
-        };
-        drop(books);
-        let mut answers = Vec::with_capacity(due.len());
+        let mut due = std::mem::take(&mut lock(&self.desk.books).due).into_iter();
+        let mut answers = Vec::with_capacity(due.len().min(max));
         let mut not_yet = Vec::new();
-        for shared in due {
+        while answers.len() < max
+            && let Some(shared) = due.next()
+        {
             let mut cell = lock(&shared);
             let given = answer(&mut cell, &self.args, self.delivered);
             let waits = given.is_none() && cell.is_answer_due(); // else it is in here, or a checkpoint took it
@@ -744,9 +836,9 @@ impl ShardState {
                 not_yet.push(shared);
             }
         }
-        let mut books = lock(&self.desk.books);
-        let more = !books.due.is_empty();
-        books.due.extend(not_yet);
+        // Those that are not ready are no reason to ask again at once: a tick comes back to them.
+        let more = due.len() > 0;
+        lock(&self.desk.books).due.extend(due.chain(not_yet));
         (answers, more)
     }
 }
@@ -754,7 +846,7 @@ impl ShardState {
 fn may_go(slot: &Slot) -> bool {
     matches!(slot.phase, Phase::Live(_) | Phase::Unreadable(_)) && {
         let cell = lock(&slot.cell);
-        cell.is_idle() || matches!(slot.phase, Phase::Unreadable(_))
+        cell.is_idle() || (matches!(slot.phase, Phase::Unreadable(_)) && cell.parked() == 0)
     }
 }
 

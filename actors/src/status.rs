@@ -35,6 +35,11 @@ pub struct Status {
     pub sessions_live: AtomicI64,
     /// Bytes of evicted state waiting for a checkpoint.
     pub pool_bytes: AtomicI64,
+    /// Sequences of events that wait to be read again: of keys that restart, or that are too hot for memory.
+    pub parked: AtomicI64,
+    /// The oldest event that the last checkpoint does not cover although it is older than its cut; `u64::MAX` when there
+    /// is none, 1 when it is not known yet.
+    pub owed_from: AtomicU64,
     /// Bytes in flight between router and sessions or tables.
     pub in_flight_bytes: AtomicU64,
     /// The partition is claimed, read, and running.
@@ -44,7 +49,7 @@ pub struct Status {
     /// Another engine has claimed the partition: nothing here may start again.
     pub fenced: AtomicBool,
     /// Events of the log that were gone before they could be read.
-    pub dropped: AtomicU64,
+    pub dropped: AtomicI64,
     /// Why the partition is not well, if it is not.
     trouble: Mutex<Option<String>>,
 }
@@ -58,6 +63,7 @@ impl Status {
         self.dropped.store(0, Ordering::Relaxed);
         self.sessions_live.store(0, Ordering::Relaxed);
         self.pool_bytes.store(0, Ordering::Relaxed);
+        self.parked.store(0, Ordering::Relaxed);
         self.cut.store(cut, Ordering::Relaxed);
         self.routed.store(cut, Ordering::Relaxed);
         *lock(&self.base) = base.clone();
@@ -79,18 +85,18 @@ impl Status {
         for (live, n) in live.zip(numbers).filter(|(_, n)| *n > 0) {
             live.fetch_add(sign * n as i64, Ordering::Relaxed);
         }
+        if counts.dropped > 0 {
+            self.dropped.fetch_add(sign * counts.dropped as i64, Ordering::Relaxed);
+        }
     }
 
     /// Ends of all events since the log began, this process's so far included.
     pub fn counters(&self) -> Counters {
         let read = |n: &AtomicI64| n.load(Ordering::Relaxed).max(0) as u64;
-        let mut counts = Counts { applied: read(&self.applied), duplicate: read(&self.duplicate), dead: [0; 9] };
+        let (applied, duplicate, dropped) = (read(&self.applied), read(&self.duplicate), read(&self.dropped));
+        let mut counts = Counts { applied, duplicate, dropped, ..Counts::default() };
         counts.dead.iter_mut().zip(&self.dead).for_each(|(n, live)| *n = read(live));
         let mut counters = counts.to_counters();
-        let dropped = self.dropped.load(Ordering::Relaxed);
-        if dropped > 0 {
-            counters.dropped.insert("retention".to_owned(), dropped);
-        }
         counters.add(&lock(&self.base));
         counters
     }

@@ -13,7 +13,8 @@ use std::{
 };
 
 use keyloom_actors::{
-    ports::{RecordKey, StoreEntry},
+    cell::KeyLimits,
+    ports::{NewRecord, RecordKey, StoreEntry},
     root::{RootArguments, RootHandle},
     status::Status,
     timestamp::{Clock, Timestamp},
@@ -23,7 +24,7 @@ use tokio::{sync::mpsc, time::Instant};
 
 use crate::support::{
     engine::{Setup, cut_at},
-    events::{BEGIN, some_event},
+    events::{BEGIN, doing, some_event},
     expect::Expect,
     gate::{Gate, Life, Mode, Step},
     random::Random,
@@ -57,6 +58,8 @@ struct Count {
     kills: u64,
     zombies: u64,
     troubles: u64,
+    /// Keys that checkpoints left behind.
+    lagging: u64,
 }
 
 /// One process as the world sees it.
@@ -149,6 +152,10 @@ fn random_setup(random: &mut Random) -> Setup {
         resident_max: random.range(1, 30) as usize,
         idle_after: Duration::from_millis(250 * random.range(1, 8)),
         attempts: random.range(3, 5) as u32, // events that fail twice are never given up, whatever was killed between
+        limits: KeyLimits {
+            inbox_events_max: [1, 3, 20, 16_384][random.range(0, 4) as usize],
+            lagging_after: Duration::from_millis([0, 10, 100, 1_000][random.range(0, 4) as usize]),
+        },
         checkpoint_every: Duration::from_millis(random.range(1, 80)),
         in_flight_max: [8 << 10, 64 << 10, 64 << 20][random.range(0, 3) as usize],
         tables: vec![table("raw", Lines::default(), cut_at(random.range(3, 60)))],
@@ -179,7 +186,7 @@ async fn history(seed: u64) -> Count {
         count.lives += 1;
         let until = Instant::now() + Duration::from_millis(random.range(1, 1_500));
         while Instant::now() < until && !process.is_over() {
-            world.append((0..random.range(0, 25)).map(|_| some_event(&mut random, keys, &mut id)));
+            world.append((0..random.range(0, 25)).map(|_| event_or_wait(&mut random, keys, &mut id)));
             if random.one_in(12) {
                 stop_or_start(&mut random, &world);
             }
@@ -197,6 +204,7 @@ async fn history(seed: u64) -> Count {
         }
     }
     count.troubles = world.weather.troubles();
+    count.lagging = world.lagging();
     world.weather.change(random.next(), Duration::from_millis(random.range(0, 10)), 0);
     let mut processes = zombies;
     count.zombies = processes.len() as u64;
@@ -209,6 +217,15 @@ async fn history(seed: u64) -> Count {
     rest(&world, &setup, &clock, processes).await;
     count.events = world.last_seq();
     count
+}
+
+/// Any event; some make their key wait, so that checkpoints leave it behind.
+fn event_or_wait(random: &mut Random, keys: u64, id: &mut u64) -> NewRecord {
+    if !random.one_in(60) {
+        return some_event(random, keys, id);
+    }
+    *id += 1;
+    doing(&format!("wait {}", random.range(1, 2_000)), &format!("user-{}", random.range(0, keys)), *id)
 }
 
 /// Some home does not answer, or answers only errors, or is well again.
@@ -288,6 +305,7 @@ fn no_history_loses_repeats_or_reorders_anything() {
                     sum.kills += count.kills;
                     sum.zombies += count.zombies;
                     sum.troubles += count.troubles;
+                    sum.lagging += count.lagging;
                 }
             }
         }

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::anyhow;
 use keyloom_actors::{
     batcher::TableSpec,
+    cell::KeyLimits,
     event::KeyPaths,
     feature_cache::FeatureCache,
     handler::LogicFactory,
@@ -61,6 +62,7 @@ impl Running {
             resident_max: resident_max.div_ceil(partitions as usize),
             idle_after: sessions.idle_after,
             attempts: sessions.attempts,
+            limits: KeyLimits::default(),
             checkpoint_every: topology.store.checkpoint_every,
             in_flight_max: topology.engine.in_flight_max / u64::from(partitions),
             tables: tables(topology, &homes.lake_prefix, partition),

@@ -7,6 +7,7 @@ use std::{
 
 use keyloom_actors::{
     batcher::TableSpec,
+    cell::KeyLimits,
     event::KeyPaths,
     feature_cache::FeatureCache,
     partition::PartitionPlan,
@@ -39,6 +40,7 @@ pub struct Setup {
     pub resident_max: usize,
     pub idle_after: Duration,
     pub attempts: u32,
+    pub limits: KeyLimits,
     pub checkpoint_every: Duration,
     pub in_flight_max: u64,
     pub tables: Vec<TableSpec>,
@@ -52,6 +54,7 @@ impl Default for Setup {
             resident_max: 100_000,
             idle_after: Duration::from_secs(3_600),
             attempts: 3,
+            limits: KeyLimits::default(),
             checkpoint_every: Duration::from_millis(20),
             in_flight_max: 64 << 20,
             tables: vec![table::table("raw", Lines::default(), cut_at(1_000))],
@@ -74,6 +77,7 @@ impl Setup {
             resident_max: self.resident_max,
             idle_after: self.idle_after,
             attempts: self.attempts,
+            limits: self.limits,
             checkpoint_every: self.checkpoint_every,
             in_flight_max: self.in_flight_max,
             tables: self.tables.clone(),

@@ -102,6 +102,9 @@ impl Expect {
         if checkpoint.cut < self.last {
             return Some(format!("the checkpoint is at {} of {}", checkpoint.cut, self.last));
         }
+        if !checkpoint.lagging.is_empty() {
+            return Some(format!("the checkpoint leaves {:?} behind", checkpoint.lagging));
+        }
         for table in tables {
             let cursor = world.output(table).cursor;
             if cursor < self.last {

@@ -51,6 +51,7 @@ pub struct World {
     ids: Mutex<HashMap<u128, u64>>,
     tail: watch::Sender<u64>,
     released: AtomicU64,
+    lagging: AtomicU64,
     store: Mutex<Records>,
     lake: Mutex<BTreeMap<String, Bytes>>,
     put_names: Mutex<Vec<String>>,
@@ -104,6 +105,7 @@ impl World {
             ids: Mutex::default(),
             tail: watch::Sender::new(0),
             released: AtomicU64::new(0),
+            lagging: AtomicU64::new(0),
             store: Mutex::default(),
             lake: Mutex::default(),
             put_names: Mutex::default(),
@@ -145,6 +147,11 @@ impl World {
     /// Up to where the log was told that it may forget.
     pub fn released(&self) -> u64 {
         self.released.load(Ordering::Relaxed)
+    }
+
+    /// Keys that checkpoints have left behind so far.
+    pub fn lagging(&self) -> u64 {
+        self.lagging.load(Ordering::Relaxed)
     }
 
     pub fn value(&self, key: &RecordKey) -> Option<Bytes> {
@@ -249,6 +256,7 @@ impl World {
                 RecordKey::Checkpoint(_) => {
                     let before = before.map(|b| Checkpoint::decode(b).expect("a checkpoint")).unwrap_or_default();
                     let after = Checkpoint::decode(after).expect("a checkpoint");
+                    self.lagging.fetch_add(after.lagging.len() as u64, Ordering::Relaxed);
                     if after.n != before.n + 1 || after.cut < before.cut {
                         self.violated(format!("checkpoint {before:?}, then {after:?}"));
                     }

@@ -83,6 +83,8 @@ fn export_partition(partition: &str, status: &Status, counters: &keyloom_actors:
     gauge!("keyloom_in_flight_bytes", "partition" => label()).set(bytes as f64);
     let live = status.sessions_live.load(Ordering::Relaxed).max(0);
     gauge!("keyloom_sessions_live", "partition" => label()).set(live as f64);
+    let parked = status.parked.load(Ordering::Relaxed).max(0);
+    gauge!("keyloom_parked_events", "partition" => label()).set(parked as f64);
     let pool = status.pool_bytes.load(Ordering::Relaxed).max(0);
     gauge!("keyloom_evicted_state_bytes", "partition" => label()).set(pool as f64);
     let at = Timestamp(status.checkpoint_at.load(Ordering::Relaxed));

@@ -130,6 +130,8 @@ pub struct Cell {
     fetches: u64,
     /// Cut of the last checkpoint in which the key lagged: what it did after that share was taken belongs to a later one.
     lagged_at: Option<u64>,
+    /// The checkpoint says that the key owes events, and its state, which says which, is still on its way.
+    owes: bool,
     /// Failed, and not yet started again: everything is parked.
     recovering: bool,
     /// A wake-up is on its way, or a turn has not ended.
@@ -197,6 +199,7 @@ impl Cell {
             fetching: None,
             fetches: 0,
             lagged_at: None,
+            owes: false,
             recovering: false,
             awake: false,
             core: Core::Absent,
@@ -216,6 +219,11 @@ impl Cell {
             published: 0,
             frozen_answer: None,
         }
+    }
+
+    /// A cell of a key that the checkpoint left behind.
+    pub fn owing(key: Key) -> Self {
+        Self { owes: true, ..Self::new(key) }
     }
 
     /// The key.
@@ -295,6 +303,7 @@ impl Cell {
             }
             None => SessionCore::new(factory)?,
         };
+        self.owes = false;
         self.committed = stored;
         self.core = Core::Live(Box::new(core));
         Ok(())
@@ -394,7 +403,7 @@ impl Cell {
     /// A barrier passed behind sequence `cut`: true when this cell has a share in the checkpoint.
     pub fn begin_share(&mut self, cut: u64) -> bool {
         self.lagged_at = None; // this checkpoint may have the same cut as the one that the key lagged in
-        let touched = self.dirty || self.has_any();
+        let touched = self.dirty || self.owes || self.has_any();
         if touched {
             self.share = Share::Due(cut);
         }

@@ -398,7 +398,7 @@ impl ShardState {
         for name in self.args.checkpoint.lagging.clone() {
             let Ok(key) = Key::new(&name) else { continue }; // it was one when it was written
             if crate::key::shard_of(crate::key::hash_of(name.as_bytes()), self.args.shards) == self.args.index {
-                let cell = Arc::new(Mutex::new(Cell::new(key.clone())));
+                let cell = Arc::new(Mutex::new(Cell::owing(key.clone())));
                 let restarts = RestartBudget::new(RESTARTS_MAX, RESTARTS_WINDOW_SECONDS);
                 let slot = Slot { cell, phase: Phase::Hydrating, backoff: RESTART_BACKOFF, restarts };
                 self.slots.insert(key.clone(), slot);

@@ -210,8 +210,9 @@ async fn history(seed: u64) -> Count {
     count.zombies = processes.len() as u64;
     count.lives += 1;
     processes.push(Process::start(&world, &setup, &clock, Life::long()).await);
-    while !processes.iter_mut().any(|p| !p.is_over() && p.status.running.load(Relaxed)) {
+    while !processes.iter().any(|process| process.status.running.load(Relaxed)) {
         tokio::time::sleep(LOOK_EVERY).await;
+        replace_lost(&world, &setup, &clock, &mut processes).await;
     }
     world.append((0..50).map(|_| some_event(&mut random, keys, &mut id)));
     rest(&world, &setup, &clock, processes).await;
@@ -239,6 +240,14 @@ fn open_gates(world: &World) {
     [&world.reads, &world.gets, &world.commits, &world.puts].into_iter().for_each(|gate| gate.set(Mode::Open));
 }
 
+/// What a supervisor does: when nobody is left, it starts another.
+async fn replace_lost(world: &Arc<World>, setup: &Setup, clock: &Arc<PausedClock>, processes: &mut Vec<Process>) {
+    processes.retain_mut(|process| !process.is_over());
+    if processes.is_empty() {
+        processes.push(Process::start(world, setup, clock, Life::long()).await);
+    }
+}
+
 /// Waits until everything is as the log says and one process is left, then checks all of it. Which one does not matter: the
 /// last to claim the partition owns it, and one that was late to start may be the last.
 async fn rest(world: &Arc<World>, setup: &Setup, clock: &Arc<PausedClock>, mut processes: Vec<Process>) {
@@ -246,10 +255,7 @@ async fn rest(world: &Arc<World>, setup: &Setup, clock: &Arc<PausedClock>, mut p
     let until = Instant::now() + REST_LIMIT;
     loop {
         assert_eq!(world.violations(), [""; 0]);
-        processes.retain_mut(|process| !process.is_over());
-        if processes.is_empty() {
-            processes.push(Process::start(world, setup, clock, Life::long()).await); // what a supervisor does
-        }
+        replace_lost(world, setup, clock, &mut processes).await;
         let numbers = || processes.iter().map(|p| p.status.counters()).find(|numbers| numbers != expect.counters());
         let lacks = expect.lacks(world, &tables);
         let lacks = lacks.or_else(|| numbers().map(|is| format!("{is:?} instead of {:?}", expect.counters())));

@@ -5,7 +5,10 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{event::Event, timestamp::Timestamp};
+use crate::{
+    event::{Event, dedupe_id},
+    timestamp::Timestamp,
+};
 
 /// Longest payload that a dead letter keeps; the rest is cut and said to be.
 pub const PAYLOAD_BYTES_MAX: usize = 256 * 1024;
@@ -72,6 +75,13 @@ impl Reason {
     pub fn enters_no_table(self) -> bool {
         matches!(self, Self::Parse | Self::NoKey | Self::TooLarge)
     }
+}
+
+/// What the log absorbs a second redrive of the same letter by. Not the id of the event: that one may still be in the
+/// log's window, which would then absorb the first redrive.
+pub fn redrive_id(partition: u32, seq: u64) -> u128 {
+    // No key begins with this byte, so no event can have the same id.
+    dedupe_id(b"\xffredrive", format!("{partition}:{seq}").as_bytes())
 }
 
 /// One event that was given up.

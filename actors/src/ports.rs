@@ -19,7 +19,8 @@ pub struct NewRecord {
     pub key: Bytes,
     /// What repeats are absorbed by, within one partition and for as long as the log's window says; `None`: never
     /// absorbed. Made by [`crate::event::dedupe_id`] of the key and the payload's event id, or of no key and the whole
-    /// payload: a log may make it again from what it has stored, to know repeats across a restart.
+    /// payload: a log may make it again from what it has stored, to know repeats across a restart. A dead letter that is
+    /// sent again has the id of the letter, see [`crate::dead_letter::redrive_id`]: that one may be lost in a restart.
     pub dedupe_id: Option<u128>,
     /// The event as JSON.
     pub payload: Bytes,
@@ -221,8 +222,14 @@ pub trait Store: Send + Sync + 'static {
     /// Most entries in one batch; a larger one is refused as [`StoreError::Corrupt`], and the claim stands.
     fn batch_max(&self) -> usize;
 
-    /// Dead letters in order of sequence, from `after` (exclusive), at most `limit`: for listings, never on a hot path.
+    /// Dead letters in order of sequence, from `after` (exclusive), at most `limit`, and fewer only when there are no more:
+    /// for listings, never on a hot path.
     async fn dead_letters(&self, partition: u32, after: u64, limit: usize) -> Result<Vec<(u64, Bytes)>, StoreError>;
+
+    /// Removes these dead letters for good, durably; fine where there is none. On an error any of them may be gone.
+    /// Outside of the chain of batches, and without a claim: nobody recovers from letters, so their absence can confuse
+    /// no owner. Only for letters whose checkpoint has committed: those are never written again.
+    async fn remove_dead_letters(&self, partition: u32, seqs: &[u64]) -> Result<(), StoreError>;
 }
 
 // ---- lake -----------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use keyloom_actors::{
-    ports::{Durability, Homes, Lake, LakeError, TableFormat},
+    ports::{Durability, Homes, Lake, LakeError, Log, Store, TableFormat},
     timestamp::SystemClock,
 };
 
@@ -27,7 +27,7 @@ pub struct OpenHomes {
     pub lake_prefix: String,
 }
 
-/// Where an embedded home says who has it: read by `keyloom ingest` to find the engine's address.
+/// Where an embedded home says who has it: read by other commands to find the engine's address.
 pub const OWNER_FILE: &str = "owner.json";
 
 /// What the embedded home of a topology is.
@@ -44,28 +44,44 @@ pub fn embedded_options(topology: &Topology) -> Option<EmbeddedOptions> {
 
 /// Opens everything a topology names.
 pub async fn open(topology: &Topology) -> anyhow::Result<OpenHomes> {
-    let clock = Arc::new(SystemClock);
     let (lake, lake_prefix) = open_lake(topology).await?;
-    match &topology.log {
-        topology::Log::Embedded { .. } => {
-            let options = embedded_options(topology).context("the log is embedded")?;
-            let home = tokio::task::spawn_blocking(move || EmbeddedHome::open(&options)).await??;
-            let log = Arc::new(EmbeddedLog::new(&home, clock));
-            let store = Arc::new(EmbeddedStore::new(&home));
+    match embedded_options(topology) {
+        Some(options) => {
+            let (home, log, store) = open_embedded(options).await?;
             Ok(OpenHomes { durability: home.durability(), homes: Homes { log, store, lake }, lake_prefix })
         }
-        topology::Log::Nats { .. } => {
-            let connection = connect(topology).await?;
-            let log = Arc::new(nats::open_log(&connection, log_options(topology)?).await?);
-            let topology::StoreHome::Nats { bucket, replicas } = &topology.store.home else {
-                return Err(anyhow!("the log and the store live in the same home"));
-            };
-            let options = nats::StoreOptions { bucket: bucket.clone(), replicas: usize::from(*replicas) };
-            let store = Arc::new(nats::open_store(&connection, options).await?);
+        None => {
+            let (connection, log, store) = open_nats(topology).await?;
             let durability = nats::probe(&connection).await;
             Ok(OpenHomes { homes: Homes { log, store, lake }, durability, lake_prefix })
         }
     }
+}
+
+/// Opens log and store alone: for commands that look after what is stored and run no engine.
+pub async fn open_log_and_store(topology: &Topology) -> anyhow::Result<(Arc<dyn Log>, Arc<dyn Store>)> {
+    match embedded_options(topology) {
+        Some(options) => open_embedded(options).await.map(|(_, log, store)| (log, store)),
+        None => open_nats(topology).await.map(|(_, log, store)| (log, store)),
+    }
+}
+
+async fn open_embedded(options: EmbeddedOptions) -> anyhow::Result<(EmbeddedHome, Arc<dyn Log>, Arc<dyn Store>)> {
+    let home = tokio::task::spawn_blocking(move || EmbeddedHome::open(&options)).await??;
+    let log: Arc<dyn Log> = Arc::new(EmbeddedLog::new(&home, Arc::new(SystemClock)));
+    let store: Arc<dyn Store> = Arc::new(EmbeddedStore::new(&home));
+    Ok((home, log, store))
+}
+
+async fn open_nats(topology: &Topology) -> anyhow::Result<(nats::Connection, Arc<dyn Log>, Arc<dyn Store>)> {
+    let connection = connect(topology).await?;
+    let log: Arc<dyn Log> = Arc::new(nats::open_log(&connection, log_options(topology)?).await?);
+    let topology::StoreHome::Nats { bucket, replicas } = &topology.store.home else {
+        return Err(anyhow!("the log and the store live in the same home"));
+    };
+    let options = nats::StoreOptions { bucket: bucket.clone(), replicas: usize::from(*replicas) };
+    let store: Arc<dyn Store> = Arc::new(nats::open_store(&connection, options).await?);
+    Ok((connection, log, store))
 }
 
 /// Connects to the NATS server that a topology names.

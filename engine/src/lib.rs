@@ -2,6 +2,7 @@
 
 mod builder;
 mod cli;
+pub mod dead_letters;
 pub mod embedded;
 pub mod faces;
 pub mod front_door;

@@ -31,6 +31,9 @@ contract!(
     a_restart_keeps_everything_acknowledged,
     partitions_are_independent,
     dead_letters_are_listed_in_order_of_their_sequence,
+    removed_dead_letters_are_gone_and_the_others_stay,
+    removing_dead_letters_is_nothing_to_the_chain,
+    letters_are_paged_while_some_go_and_others_come,
 );
 
 /// Longest wait for anything here.
@@ -444,4 +447,94 @@ async fn dead_letters_are_listed_in_order_of_their_sequence(mut home: Home) {
     }
     assert_eq!(store.dead_letters(10, 0, 10).await.expect("listed"), [(3, Bytes::from("10 3"))]);
     assert_eq!(store.dead_letters(3, 0, 10).await.expect("listed"), []);
+}
+
+fn letters(partition: u32, seqs: impl IntoIterator<Item = u64>) -> Vec<StoreEntry> {
+    let letter = |seq| (RecordKey::DeadLetter(partition, seq), text(&format!("{partition} {seq}")));
+    seqs.into_iter().map(letter).collect()
+}
+
+/// Sequences of the letters behind `after`, at most `limit`.
+async fn listed(store: &dyn Store, partition: u32, after: u64, limit: usize) -> Vec<u64> {
+    let found = timeout(PATIENCE, store.dead_letters(partition, after, limit)).await.expect("in time").expect("listed");
+    found.into_iter().map(|(seq, _)| seq).collect()
+}
+
+async fn remove(store: &dyn Store, partition: u32, seqs: &[u64]) {
+    let removed = timeout(PATIENCE, store.remove_dead_letters(partition, seqs)).await.expect("in time");
+    removed.expect("removed");
+}
+
+async fn removed_dead_letters_are_gone_and_the_others_stay(mut home: Home) {
+    let store = home.store().await;
+    let mut claim = claim(&*store, 1).await;
+    let others = letters(11, [2, 3]).into_iter().chain([(RecordKey::State(1, key("2")), text("state"))]);
+    commit(&*store, &mut claim, "h1", letters(1, [1, 2, 3, 20, 200]).into_iter().chain(others).collect()).await;
+    remove(&*store, 1, &[]).await;
+    remove(&*store, 1, &[2, 200, 7]).await;
+    remove(&*store, 1, &[2, 200]).await; // again, as after an answer that got lost
+    let check = async |store: &dyn Store| {
+        assert_eq!(listed(store, 1, 0, 10).await, [1, 3, 20]);
+        assert_eq!(listed(store, 11, 0, 10).await, [2, 3]);
+        let names = [RecordKey::DeadLetter(1, 2), RecordKey::DeadLetter(1, 3), RecordKey::State(1, key("2"))];
+        assert_eq!(get(store, &names).await, [None, text("1 3"), text("state")]);
+    };
+    check(&*store).await;
+    drop(store);
+    home.restart();
+    let store = home.store().await;
+    check(&*store).await;
+    // A name may be used again.
+    let mut claim = self::claim(&*store, 1).await;
+    commit(&*store, &mut claim, "h2", letters(1, [2])).await;
+    assert_eq!(listed(&*store, 1, 0, 2).await, [1, 2]);
+}
+
+async fn removing_dead_letters_is_nothing_to_the_chain(home: Home) {
+    let store = home.store().await;
+    let mut former = claim(&*store, 0).await;
+    commit(&*store, &mut former, "h1", letters(0, 1..=50)).await;
+    remove(&*store, 0, &[1, 2]).await;
+    commit(&*store, &mut former, "h2", vec![put("x", "1")]).await;
+    let mut owner = claim(&*store, 0).await;
+    remove(&*store, 0, &[3]).await;
+    check_fenced(&*store, &former).await;
+    // While batches are under way.
+    let removals = async {
+        for seq in 4..=50 {
+            remove(&*store, 0, &[seq]).await;
+        }
+    };
+    let batches = async {
+        for n in 0..50 {
+            commit(&*store, &mut owner, &format!("h{}", n + 3), letters(0, [n + 100])).await;
+        }
+    };
+    tokio::join!(removals, batches);
+    assert_eq!(get(&*store, &[RecordKey::Head(0), feature("x")]).await, [text("h52"), text("1")]);
+    assert_eq!(listed(&*store, 0, 0, 100).await, (100..150).collect::<Vec<_>>());
+}
+
+async fn letters_are_paged_while_some_go_and_others_come(home: Home) {
+    let store = home.store().await;
+    let mut claim = claim(&*store, 0).await;
+    commit(&*store, &mut claim, "h1", letters(0, 1..=400)).await;
+    let (mut seen, mut after) = (Vec::new(), 0);
+    loop {
+        let page = listed(&*store, 0, after, 30).await;
+        let Some(last) = page.last().copied() else { break };
+        seen.extend(&page);
+        // What was handed out goes, as does something in front; one more comes at the end.
+        remove(&*store, 0, &page).await;
+        remove(&*store, 0, &[last + 5]).await;
+        if seen.len() < 300 {
+            commit(&*store, &mut claim, &format!("h{last}"), letters(0, [1_000 + last])).await;
+        }
+        after = last;
+    }
+    assert!(seen.is_sorted_by(|a, b| a < b), "{seen:?}");
+    let skipped: Vec<u64> = (1..=400).filter(|seq| !seen.contains(seq)).collect();
+    assert!((10..=14).contains(&skipped.len()), "what was removed in front is not there any more: {skipped:?}");
+    assert!(seen.iter().filter(|seq| **seq > 1_000).count() >= 9, "what came meanwhile is found at the end: {seen:?}");
+    assert!(listed(&*store, 0, 0, 10).await.is_empty());
 }

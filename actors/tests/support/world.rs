@@ -428,8 +428,22 @@ impl Store for Ports {
         self.world.batch_max.load(Ordering::Relaxed)
     }
 
-    async fn dead_letters(&self, _: u32, _: u64, _: usize) -> Result<Vec<(u64, Bytes)>, StoreError> {
-        Ok(Vec::new()) // for listings; no actor asks
+    async fn dead_letters(&self, partition: u32, after: u64, limit: usize) -> Result<Vec<(u64, Bytes)>, StoreError> {
+        let store = lock(&self.world.store);
+        let letters = store.values.iter().filter_map(|(name, value)| match name {
+            RecordKey::DeadLetter(p, seq) if *p == partition && *seq > after => Some((*seq, value.clone())),
+            _ => None,
+        });
+        let letters: BTreeMap<u64, Bytes> = letters.collect();
+        Ok(letters.into_iter().take(limit).collect())
+    }
+
+    async fn remove_dead_letters(&self, partition: u32, seqs: &[u64]) -> Result<(), StoreError> {
+        let mut store = lock(&self.world.store);
+        for seq in seqs {
+            store.values.remove(&RecordKey::DeadLetter(partition, *seq));
+        }
+        Ok(())
     }
 }
 

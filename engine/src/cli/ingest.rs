@@ -92,10 +92,10 @@ async fn open(topology: &Topology) -> anyhow::Result<(Box<dyn IngestSink>, usize
     }
 }
 
-fn engine_address(topology: &Topology) -> anyhow::Result<String> {
+/// Where the engine listens that has the data folder.
+pub fn engine_address(topology: &Topology) -> anyhow::Result<String> {
     let path = topology.engine.data_dir.join(OWNER_FILE);
-    let advice =
-        "another process uses the data folder, but does not say where it listens; is another ingest running? Try again";
+    let advice = "another process uses the data folder, but does not say where it listens; is another command at work? Try again";
     let text = std::fs::read_to_string(&path).context(advice)?;
     let owner: serde_json::Value = serde_json::from_str(&text).context(advice)?;
     owner["listen"].as_str().map(str::to_owned).context(advice)

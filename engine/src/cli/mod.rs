@@ -2,6 +2,8 @@
 //!
 //! Exit codes: 0 done, 1 failed while running, 2 used wrongly, 78 bad configuration.
 
+mod dead_letters;
+mod dead_letters_text;
 mod generate;
 mod ingest;
 mod run;
@@ -13,8 +15,15 @@ use clap::{Parser, Subcommand};
 
 use crate::{Engine, telemetry::LogFormat};
 
+/// Exit code of a wrong use, as the parser of the command line has it too.
+const WRONG_USE: u8 = 2;
 /// Exit code of a bad configuration (`EX_CONFIG` of sysexits.h).
 const BAD_CONFIGURATION: u8 = 78;
+
+/// The command line asks for what makes no sense.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct WrongUse(String);
 
 /// Real-time features per user and a data lake, from one stream of events.
 #[derive(Parser)]
@@ -58,6 +67,8 @@ enum Command {
     Generate(generate::GenerateArguments),
     /// Put the events of a file, JSON lines, into the log of a topology
     Ingest(ingest::IngestArguments),
+    /// List, show, redrive or purge the events that were given up
+    DeadLetters(dead_letters::DeadLettersArguments),
 }
 
 /// Does what the command line says.
@@ -73,6 +84,9 @@ pub fn main(engine: &Engine) -> ExitCode {
         Command::Ingest(arguments) => {
             ingest::load(&arguments, engine).and_then(|t| block_on(ingest::ingest(arguments, t, engine)))
         }
+        Command::DeadLetters(arguments) => {
+            dead_letters::load(&arguments, engine).and_then(|t| block_on(dead_letters::dead_letters(arguments, t)))
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -83,7 +97,7 @@ pub fn main(engine: &Engine) -> ExitCode {
             }
             None => {
                 eprintln!("keyloom: {error:#}");
-                ExitCode::FAILURE
+                if error.is::<WrongUse>() { ExitCode::from(WRONG_USE) } else { ExitCode::FAILURE }
             }
         },
     }

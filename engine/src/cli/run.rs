@@ -7,11 +7,12 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use keyloom_actors::timestamp::SystemClock;
+use keyloom_actors::{ports::Homes, timestamp::SystemClock};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     Engine,
+    dead_letters::Desk,
     faces::{self, Server, View},
     front_door::{self, Acceptor, FrontDoor, Limits},
     homes::{self, OWNER_FILE},
@@ -40,9 +41,12 @@ pub async fn run(topology: Topology, engine: &Engine) -> anyhow::Result<()> {
         draining: Default::default(),
     });
     let door = Arc::new(front_door(&topology, &running));
+    let Homes { log, store, .. } = running.homes.homes.clone();
+    let desk = Desk::new(log, store, key_paths(&topology), topology.engine.partitions, Arc::new(SystemClock));
     let router = faces::features::routes(Arc::clone(&view))
         .merge(faces::health::routes(Arc::clone(&view)))
         .merge(faces::metrics::routes(Arc::clone(&view)))
+        .merge(faces::dead_letters::routes(desk))
         .merge(front_door::http::routes(door));
     let server = Server::start(topology.http.listen, router).await?;
     let owner = OwnerFile::write(&topology, &server)?;

@@ -151,4 +151,17 @@ impl Store for EmbeddedStore {
         })
         .await
     }
+
+    async fn remove_dead_letters(&self, partition: u32, seqs: &[u64]) -> Result<(), StoreError> {
+        let (store, seqs) = (self.clone(), seqs.to_vec());
+        blocking(move || {
+            let mut batch = store.home.database.batch().durability(Some(PersistMode::SyncAll));
+            for seq in seqs {
+                let record = RecordKey::DeadLetter(partition, seq);
+                batch.remove(store.place(&record), record.to_bytes());
+            }
+            batch.commit().map_err(unavailable)
+        })
+        .await
+    }
 }

@@ -1,5 +1,6 @@
-//! What the engine shows over HTTP beside the front door: features, health, metrics, status.
+//! What the engine shows over HTTP beside the front door: features, health, metrics, status, dead letters.
 
+pub mod dead_letters;
 pub mod features;
 pub mod health;
 pub mod metrics;

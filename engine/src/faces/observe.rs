@@ -16,6 +16,11 @@ use super::View;
 pub fn describe() {
     describe_counter!("keyloom_events_total", Unit::Count, "Events by outcome; accepted: by this front door.");
     describe_counter!("keyloom_dead_letters_total", Unit::Count, "Events given up, by reason.");
+    describe_counter!(
+        "keyloom_dead_letters_changed_total",
+        Unit::Count,
+        "Dead letters this engine was told to send again or to remove."
+    );
     describe_counter!("keyloom_dropped_total", Unit::Count, "Events that were gone before they could be processed.");
     describe_gauge!("keyloom_lag_events", Unit::Count, "Events in the log that were not handed to sessions yet.");
     describe_gauge!("keyloom_lag_seconds", Unit::Seconds, "Age of the last event handed on, while there is lag.");
@@ -35,6 +40,11 @@ pub fn describe() {
 pub fn feature_request(code: u16, seconds: f64) {
     counter!("keyloom_feature_requests_total", "code" => code.to_string()).increment(1);
     histogram!("keyloom_feature_request_duration_seconds").record(seconds);
+}
+
+/// Dead letters were sent again or removed.
+pub fn dead_letters_changed(action: &'static str, count: u64) {
+    counter!("keyloom_dead_letters_changed_total", "action" => action).increment(count);
 }
 
 /// Brings the exported numbers of all partitions up to date.

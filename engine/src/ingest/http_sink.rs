@@ -163,7 +163,7 @@ impl IngestSink for HttpSink {
 }
 
 /// The `error` and `hint` of an answer, or its beginning if it is not ours.
-fn said(body: &[u8]) -> String {
+pub fn said(body: &[u8]) -> String {
     let answer: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     match (answer["error"].as_str(), answer["hint"].as_str()) {
         (Some(error), Some(hint)) => format!("{error} ({hint})"),

@@ -5,7 +5,10 @@
 //! as a whole, and what happened to a batch without an answer can be seen in the head record. Whether a write is on disk
 //! is the broker's policy, see `durability`: `durable` makes no difference here.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
 use async_trait::async_trait;
@@ -21,6 +24,7 @@ use super::{
     batch::{self, BatchMessage, Expected, MESSAGES_MAX, OPERATION_TEXT, Outcome},
     connect::{Link, chain},
     leader::{ReadFault, StoredMessage, Wanted, read_from_leader},
+    letters::Listed,
     provision::ensure_store,
     settings::store_stream,
 };
@@ -36,7 +40,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Batches of this process under way at once. The server takes 50 per stream, of all engines together.
 const BATCHES_IN_FLIGHT: usize = 12;
 /// Reads of this process under way at once, per call.
-const GETS_IN_FLIGHT: usize = 128;
+pub(super) const GETS_IN_FLIGHT: usize = 128;
 /// More keys than this are read directly where the only replica is the leader: faster, and not through the queue of
 /// administrative requests.
 const LEADER_GETS_MAX: usize = 64;
@@ -44,15 +48,17 @@ const LEADER_GETS_MAX: usize = 64;
 /// The store in JetStream. Cheap to clone.
 #[derive(Clone)]
 pub struct NatsStore {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
-struct Inner {
+pub(super) struct Inner {
     connection: Connection,
     link: Link,
-    bucket: String,
+    pub(super) bucket: String,
     stream: String,
-    handle: Stream<()>,
+    pub(super) handle: Stream<()>,
+    /// What a listing of dead letters goes on from.
+    pub(super) listed: Mutex<Option<Listed>>,
     /// Whether a direct read is a read from the leader.
     direct: bool,
     batches: Semaphore,
@@ -99,6 +105,7 @@ pub async fn open_store(connection: &Connection, options: StoreOptions) -> Resul
             bucket: options.bucket,
             stream: wanted.name,
             handle,
+            listed: Mutex::default(),
             direct: found.num_replicas <= 1 && found.allow_direct,
             batches: Semaphore::new(BATCHES_IN_FLIGHT),
             message_bytes_max,
@@ -107,11 +114,11 @@ pub async fn open_store(connection: &Connection, options: StoreOptions) -> Resul
 }
 
 impl NatsStore {
-    fn subject(&self, key: &RecordKey) -> String {
+    pub(super) fn subject(&self, key: &RecordKey) -> String {
         key.subject(&self.inner.bucket)
     }
 
-    fn unavailable(&self, reason: &str) -> StoreError {
+    pub(super) fn unavailable(&self, reason: &str) -> StoreError {
         StoreError::Unavailable(format!("bucket {} at {}: {reason}", self.inner.bucket, self.inner.connection.url()))
     }
 
@@ -139,7 +146,7 @@ impl NatsStore {
         }
     }
 
-    async fn get_one(&self, key: RecordKey, direct: bool) -> Result<Option<Bytes>, StoreError> {
+    pub(super) async fn get_one(&self, key: RecordKey, direct: bool) -> Result<Option<Bytes>, StoreError> {
         if !direct {
             let deleted = |m: &StoredMessage| m.header(OPERATION_TEXT).is_some_and(|op| matches!(op, "DEL" | "PURGE"));
             return Ok(self.newest(&key).await?.filter(|message| !deleted(message)).map(|message| message.payload));
@@ -305,22 +312,11 @@ impl Store for NatsStore {
     }
 
     async fn dead_letters(&self, partition: u32, after: u64, limit: usize) -> Result<Vec<(u64, Bytes)>, StoreError> {
-        let filter = format!("keyloom.{}.dead.{partition}.*", self.inner.bucket);
-        let subjects = self.inner.handle.info_builder().subjects(filter).fetch().await;
-        let subjects = subjects.map_err(|error| self.unavailable(&chain(&error)))?;
-        let subjects: Vec<_> = subjects.try_collect().await.map_err(|error| self.unavailable(&chain(&error)))?;
-        let seq = |subject: &str| subject.rsplit('.').next()?.parse::<u64>().ok();
-        let mut seqs: Vec<u64> = subjects.iter().filter_map(|(subject, _)| seq(subject)).collect();
-        seqs.retain(|seq| *seq > after);
-        seqs.sort_unstable();
-        let letters = seqs.into_iter().map(|seq| {
-            let store = self.clone();
-            async move { Ok((seq, store.get_one(RecordKey::DeadLetter(partition, seq), false).await?)) }
-        });
-        let letters = stream::iter(letters).buffered(GETS_IN_FLIGHT);
-        // Deleted ones leave a marker behind, which is no letter.
-        let letters = letters.try_filter_map(|(seq, letter)| async move { Ok(letter.map(|letter| (seq, letter))) });
-        letters.take(limit).try_collect().await
+        self.list_letters(partition, after, limit).await
+    }
+
+    async fn remove_dead_letters(&self, partition: u32, seqs: &[u64]) -> Result<(), StoreError> {
+        self.remove_letters(partition, seqs).await
     }
 }
 

@@ -57,6 +57,11 @@ pub trait HandlerCatalog {
     fn check(&self, handler: &str, config: &serde_json::Value) -> Result<(), String>;
 }
 
+/// Reads a duration as topologies have it, `"30s"` or `"2h"`; `None` for anything else.
+pub fn parse_duration(text: &str) -> Option<std::time::Duration> {
+    units::duration(text).ok()
+}
+
 /// Reads, parses, checks and resolves the topology file at `path`.
 pub fn load(path: &Path, handlers: &dyn HandlerCatalog) -> Result<Topology, Problems> {
     let whole = |message: String, help: &str| Problems::whole(path.to_owned(), message, help);

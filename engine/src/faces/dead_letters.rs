@@ -1,0 +1,119 @@
+//! The admin API of dead letters, under `/api/dead-letters`: lists, shows, sends again, removes.
+//!
+//! Only words: what is done is the desk's, see `dead_letters`.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, Path, RawQuery, State},
+    http::{HeaderMap, StatusCode, header},
+    response::Response,
+    routing::{get, post},
+};
+use keyloom_actors::ports::StoreError;
+use serde::Serialize;
+use tokio::sync::Semaphore;
+
+use super::{json, observe, problem};
+use crate::dead_letters::{API_PATH, Action, ChangeRequest, Desk, DeskError, LetterId, ListRequest};
+
+/// Largest body: 1,000 names of letters are about 30 KiB.
+const BODY_BYTES_MAX: usize = 64 << 10;
+/// Requests worked on at once: each may hold a page of letters with their payloads.
+const AT_ONCE_MAX: usize = 4;
+
+struct Face {
+    desk: Desk,
+    room: Semaphore,
+}
+
+/// The routes.
+pub fn routes(desk: Desk) -> Router {
+    let face = Arc::new(Face { desk, room: Semaphore::new(AT_ONCE_MAX) });
+    Router::new()
+        .route(API_PATH, get(list))
+        .route(&format!("{API_PATH}/{{partition}}/{{seq}}"), get(show))
+        .route(&format!("{API_PATH}/redrive"), post(redrive))
+        .route(&format!("{API_PATH}/purge"), post(purge))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(face)
+}
+
+async fn list(State(face): State<Arc<Face>>, RawQuery(query): RawQuery) -> Response {
+    let Ok(_room) = face.room.try_acquire() else { return full() };
+    match ListRequest::from_query(query.as_deref().unwrap_or("")) {
+        Ok(request) => answer(face.desk.list(&request).await),
+        Err(wrong) => refuse(&wrong),
+    }
+}
+
+async fn show(State(face): State<Arc<Face>>, Path((partition, seq)): Path<(String, String)>) -> Response {
+    let Ok(_room) = face.room.try_acquire() else { return full() };
+    let id: LetterId = match format!("{partition}:{seq}").parse() {
+        Ok(id) => id,
+        Err(wrong) => return refuse(&wrong),
+    };
+    match face.desk.show(id).await.transpose() {
+        Some(found) => answer(found),
+        None => problem(StatusCode::NOT_FOUND, &format!("there is no dead letter {id}"), "it may have been sent again"),
+    }
+}
+
+async fn redrive(face: State<Arc<Face>>, headers: HeaderMap, body: Bytes) -> Response {
+    change(&face, Action::Redrive, &headers, &body).await
+}
+
+async fn purge(face: State<Arc<Face>>, headers: HeaderMap, body: Bytes) -> Response {
+    change(&face, Action::Purge, &headers, &body).await
+}
+
+async fn change(face: &Face, action: Action, headers: &HeaderMap, body: &[u8]) -> Response {
+    // A page of some other site can make a browser post to loopback, but not with this type.
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    if content_type.split(';').next().is_none_or(|kind| !kind.trim().eq_ignore_ascii_case("application/json")) {
+        let hint = "send it with `content-type: application/json`";
+        return problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body must be JSON and say so", hint);
+    }
+    let Ok(_room) = face.room.try_acquire() else { return full() };
+    let request: ChangeRequest = match serde_json::from_slice(body) {
+        Ok(request) => request,
+        Err(error) => return refuse(&error.to_string()),
+    };
+    let done = face.desk.change(action, &request).await;
+    if let Ok(report) = done.as_ref()
+        && !report.dry_run
+    {
+        observe::dead_letters_changed(action.label(), report.done);
+    }
+    answer(done)
+}
+
+fn full() -> Response {
+    let error = "too many requests about dead letters at once";
+    problem(StatusCode::TOO_MANY_REQUESTS, error, "try again in a moment")
+}
+
+fn answer<T: Serialize>(done: Result<T, DeskError>) -> Response {
+    match done {
+        Ok(value) => match serde_json::to_vec(&value) {
+            Ok(body) => json(StatusCode::OK, body),
+            Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string(), "this is a defect"),
+        },
+        Err(DeskError::Wrong(wrong)) => refuse(&wrong),
+        Err(error @ (DeskError::Checkpoint(..) | DeskError::Store(StoreError::Corrupt(_)))) => problem(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            &error.to_string(),
+            "trying again does not help; look at the store",
+        ),
+        Err(error) => {
+            let hint = "try again in a moment; what was done already is not done twice";
+            problem(StatusCode::SERVICE_UNAVAILABLE, &error.to_string(), hint)
+        }
+    }
+}
+
+fn refuse(wrong: &str) -> Response {
+    problem(StatusCode::BAD_REQUEST, wrong, "see \"Dead letters\" in the README")
+}

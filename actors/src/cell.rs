@@ -170,6 +170,16 @@ pub enum Collected {
     Nothing,
 }
 
+/// The share of a key that lags, see [`Cell::collect_lagging`].
+pub struct Lagging {
+    /// The committed version.
+    pub committed: Option<(Tag, Bytes)>,
+    /// The last good one, with what it owes.
+    pub version: Bytes,
+    /// The first sequence that it owes.
+    pub owed_from: u64,
+}
+
 /// What a turn did, for the shard's books.
 #[derive(Default)]
 pub struct Turn {
@@ -459,12 +469,12 @@ impl Cell {
     }
 
     /// The share of a key that does not come as far as the cut in time: its last good state, and what it still owes, which
-    /// the checkpoint leaves to a later one. `None` when that is not possible either. Answers with the first sequence owed.
+    /// the checkpoint leaves to a later one. `None` when that is not possible either.
     pub fn collect_lagging(
         &mut self,
         factory: &Arc<dyn LogicFactory>,
         tag: Tag,
-    ) -> Result<Option<(Option<(Tag, Bytes)>, Bytes, u64)>, StateError> {
+    ) -> Result<Option<Lagging>, StateError> {
         let Share::Due(cut) = self.share else { return Ok(None) };
         let owed = self.owed(cut);
         let Some(first) = owed.first().copied().filter(|_| owed.len() <= OWED_EVENTS_MAX) else { return Ok(None) };
@@ -479,7 +489,7 @@ impl Cell {
         self.lagged_at = Some(cut);
         self.dirty = true; // the next checkpoint tries again
         self.in_flight = Some((tag, version.clone()));
-        Ok(Some((self.committed.clone(), version, first)))
+        Ok(Some(Lagging { committed: self.committed.clone(), version, owed_from: first }))
     }
 
     /// The checkpoint under way is acknowledged: what it wrote is now the committed version.

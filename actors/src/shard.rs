@@ -19,7 +19,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     budget::{Backoff, RestartBudget},
-    cell::{Cell, Collected, Core, Failure, KeyLimits, Pushed, Recovery},
+    cell::{Cell, Collected, Core, Failure, KeyLimits, Lagging, Pushed, Recovery},
     committer::CommitterMsg,
     counts::Counts,
     dead_letter::{DeadLetter, Reason},
@@ -758,7 +758,7 @@ impl ShardState {
                     let lagging =
                         if may_lag { cell.collect_lagging(&self.args.factory, barrier.tag) } else { Ok(None) };
                     match lagging {
-                        Ok(Some((committed, version, owed_from))) => {
+                        Ok(Some(Lagging { committed, version, owed_from })) => {
                             barrier.lagging += 1;
                             shares.lagging.push((cell.key().clone(), owed_from));
                             let committed = committed.as_ref().map(|(tag, version)| (*tag, &version[..]));

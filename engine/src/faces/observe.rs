@@ -27,6 +27,11 @@ pub fn describe() {
     describe_gauge!("keyloom_in_flight_events", Unit::Count, "Events in the log that have not ended in any way yet.");
     describe_gauge!("keyloom_in_flight_bytes", Unit::Bytes, "Memory of events between router, sessions and tables.");
     describe_gauge!("keyloom_sessions_live", Unit::Count, "Sessions in memory.");
+    describe_gauge!(
+        "keyloom_parked_events",
+        Unit::Count,
+        "Events that wait to be read again: their key restarts, or is too hot for memory."
+    );
     describe_gauge!("keyloom_evicted_state_bytes", Unit::Bytes, "Evicted state waiting for a checkpoint.");
     describe_gauge!("keyloom_checkpoint_age_seconds", Unit::Seconds, "Time since the last checkpoint committed.");
     describe_gauge!("keyloom_partition_running", Unit::Count, "1 while the partition runs.");

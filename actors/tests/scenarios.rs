@@ -105,7 +105,8 @@ fn one_history_of_kills(seed: u64) {
             world.append((0..random.range(0, 40)).map(|_| some_event(&mut random, keys, &mut id)));
             std::thread::sleep(Duration::from_millis(1));
         }
-        if random.one_in(3) && !engine.life.is_over() {
+        // (One that has not claimed yet could be the last to claim, and then it would be the owner.)
+        if random.one_in(3) && !engine.life.is_over() && engine.status.running.load(Relaxed) {
             zombies.push(engine); // goes on, and must find out by itself that it has lost the partition
             continue;
         }

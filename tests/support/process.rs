@@ -4,10 +4,11 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
-use super::wait_for;
+use super::{POLL, wait_for};
 
 /// How much of a log is shown when something fails.
 const SHOWN_BYTES: usize = 8 * 1024;
@@ -59,6 +60,17 @@ impl Process {
         let what = format!("the end of {}", self.name);
         let status = wait_for(&what, patience, || self.ended().ok_or_else(|| "still running".to_owned()));
         status.code().unwrap_or(-1)
+    }
+
+    /// How it ended, if it does within `patience`.
+    pub fn ended_within(&mut self, patience: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match self.ended() {
+                None if Instant::now() < deadline => thread::sleep(POLL),
+                ended => return ended,
+            }
+        }
     }
 
     /// What it wrote to standard output so far.

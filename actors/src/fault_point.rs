@@ -1,12 +1,16 @@
 //! Named moments at which the process can be told to end itself, so that tests aim their kills.
 //!
-//! An armed point aborts: no destructor runs and nothing is flushed, as with kill -9. Nothing is armed unless
-//! [`arm`] is called; then a point costs one relaxed load. Points stand at the grain of batches, turns and files, never
-//! of events. Not for errors that the engine should handle: those come from outside, through the ports.
+//! An armed point aborts: no destructor runs and nothing is flushed, as with kill -9. Or it lets the process stand still
+//! until somebody sends SIGCONT, as a machine that is starved would. Nothing is armed unless [`arm`] is called; then a
+//! point costs one relaxed load. Points stand at the grain of batches, turns and files, never of events. Not for errors
+//! that the engine should handle: those come from outside, through the ports.
 
-use std::sync::{
-    OnceLock,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    process::Command,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 /// The log has a group of events; nobody was answered yet.
@@ -79,15 +83,22 @@ struct Armed {
     name: &'static str,
     /// Times that it may still be reached, the last one included.
     left: AtomicU64,
+    freezes: bool,
 }
 
-/// Arms a point, `name:count`: the process ends when it is reached for the `count`-th time. Once per process.
+/// Arms a point, `name:count` or `name:count:freeze`: the process ends, or stands still, when the point is reached for the
+/// `count`-th time. Once per process.
 pub fn arm(text: &str) -> Result<(), String> {
-    let wrong = || format!("{text:?} is not name:count with a count of at least 1 and one of the names {ALL:?}");
+    let wrong = || {
+        format!("{text:?} is not name:count or name:count:freeze with a count from 1 on and one of the names {ALL:?}")
+    };
     let (name, count) = text.split_once(':').ok_or_else(wrong)?;
+    let (count, freezes) = count.strip_suffix(":freeze").map_or((count, false), |count| (count, true));
     let name = ALL.into_iter().find(|known| *known == name).ok_or_else(wrong)?;
     let left = count.parse().ok().filter(|count| *count > 0).ok_or_else(wrong)?;
-    ARMED.set(Armed { name, left: AtomicU64::new(left) }).map_err(|_| "a fault point is armed already".to_owned())?;
+    ARMED
+        .set(Armed { name, left: AtomicU64::new(left), freezes })
+        .map_err(|_| "a fault point is armed already".to_owned())?;
     IS_ARMED.store(true, Ordering::Relaxed);
     Ok(())
 }
@@ -103,9 +114,17 @@ pub fn reached(name: &'static str) {
 #[cold]
 fn count_down(name: &'static str) {
     let Some(armed) = ARMED.get().filter(|armed| armed.name == name) else { return };
-    if armed.left.fetch_sub(1, Ordering::Relaxed) == 1 {
+    if armed.left.fetch_sub(1, Ordering::Relaxed) != 1 {
+        return; // wraps around after the last time, and then takes an eternity
+    }
+    if !armed.freezes {
         eprintln!("fault point {name} reached: the process ends itself");
         std::process::abort();
+    }
+    eprintln!("fault point {name} reached: the process stands still until SIGCONT");
+    // This thread waits for a child that ends only after the process goes on; the others stop a moment later.
+    if let Err(error) = Command::new("kill").arg("-STOP").arg(std::process::id().to_string()).status() {
+        eprintln!("fault point {name}: {error}");
     }
 }
 
@@ -125,7 +144,7 @@ mod tests {
 
     #[test]
     fn only_known_points_are_armed_and_others_pass() {
-        for wrong in ["", "applied", "applied:", "applied:0", "applied:x", "nowhere:1"] {
+        for wrong in ["", "applied", "applied:", "applied:0", "applied:x", "applied:1:x", "nowhere:1"] {
             assert!(arm(wrong).is_err_and(|text| text.contains("batch_committed")), "{wrong}");
         }
         arm("applied:3").expect("the first one of this process");

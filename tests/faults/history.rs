@@ -8,11 +8,12 @@ use std::{collections::BTreeMap, os::unix::process::ExitStatusExt, thread, time:
 use keyloom_actors::fault_point;
 use keyloom_tests::support::{
     audit::{Findings, audit},
-    engine::{Engine, S3Lake, Topology, folder},
+    engine::{Engine, S3Lake, Topology, binary, folder},
     ledger::{self, Ledger},
     proxy::{Mode, Proxy},
     random::Random,
     servers::{Nats, S3},
+    wait_for,
 };
 use tempfile::TempDir;
 
@@ -125,7 +126,8 @@ impl History {
     pub fn start(scenario: &str, seed: u64, topology: Topology, servers: impl FnOnce(&TempDir) -> Servers) -> Self {
         let folder = folder();
         let servers = servers(&folder);
-        let engine = Engine::start(folder.path(), &servers.topology(topology));
+        let program = if topology.handler == "poison" { "poison" } else { "keyloom" };
+        let engine = Engine::start_binary(&binary(program), folder.path(), &servers.topology(topology));
         let ledger = Ledger::start(folder.path(), engine.port, seed);
         eprintln!("{scenario}: seed {seed}, in {}", folder.path().display());
         Self {
@@ -218,6 +220,25 @@ impl History {
             Some(_) if self.may_not_start => self.did(NO_START),
             Some(status) => panic!("the engine ended with {status} by itself:\n{}", self.engine.process.output()),
         }
+    }
+
+    /// Starts the engine so that it stands still at `point`, as a machine that is starved would.
+    pub fn freeze_at(&mut self, point: &'static str) {
+        self.down();
+        let count = 1 + self.random.below(often(point));
+        let batch = *self.random.pick(&BATCH_SIZES);
+        self.launch(vec![
+            ("KEYLOOM_FAULT_POINT".to_owned(), format!("{point}:{count}:freeze")),
+            ("KEYLOOM_FAULT_BATCH_MAX".to_owned(), batch.to_string()),
+        ]);
+        let process = &mut self.engine.process;
+        wait_for("the engine to stand still", REACH_MAX, || match process.ended() {
+            Some(status) => panic!("the engine ended with {status} by itself:\n{}", process.output()),
+            None if process.is_stopped() => Ok(()),
+            None => Err(format!("{point} was not reached {count} times")),
+        });
+        self.engine.topology.environment.clear();
+        self.did("frozen, succeeded, woken");
     }
 
     fn launch(&mut self, environment: Vec<(String, String)>) {

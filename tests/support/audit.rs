@@ -18,6 +18,9 @@ use super::{
 
 /// The engine asks its log twice a second how far it goes: settled is what stays so for longer than that.
 const STAYS: Duration = Duration::from_millis(700);
+/// With the handler `poison`, the user whose every event must become a dead letter: one with few events, because each is
+/// tried several times.
+pub const POISONED: &str = "sender-0-user-36";
 
 /// What audits of one history found. Numbers of things are those of the last audit, violations are summed up.
 #[derive(Clone, Debug, Default)]
@@ -96,6 +99,9 @@ pub fn audit(engine: &Engine, ledger: &Ledger) -> Findings {
             .env("AWS_ACCESS_KEY_ID", servers::S3_ACCESS_KEY)
             .env("AWS_SECRET_ACCESS_KEY", servers::S3_SECRET_KEY),
     };
+    if engine.topology.handler == "poison" {
+        command.args(["--poisoned", POISONED]);
+    }
     let output = command.output().unwrap_or_else(|e| panic!("cannot start the audit: {e}"));
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "the audit could not look ({}):\n{stdout}{stderr}", output.status);

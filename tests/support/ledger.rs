@@ -31,12 +31,16 @@ const BATCH_MAX: u64 = 20;
 /// Pause between requests, and before one is sent again. The first keeps a history small enough to audit often.
 const PACE: Duration = Duration::from_millis(20);
 const RETRY_PACE: Duration = Duration::from_millis(25);
+/// Some come back late: when their events may be part of a checkpoint, and the log may not know the ids any more.
+const LATE_PERCENT: u64 = 20;
+const LATE_PACE: Duration = Duration::from_millis(1_200);
 /// How long a sender waits for an answer before it sends again.
 const ANSWER_MAX: Duration = Duration::from_secs(4);
 /// How long it may take until everything sent was answered.
 const PAUSE_MAX: Duration = Duration::from_secs(90);
-/// Pause between two looks at features.
-const WATCH_PACE: Duration = Duration::from_millis(20);
+/// Pause between two looks at features, and how many keys of each sender are looked at: those with most events.
+const WATCH_PACE: Duration = Duration::from_millis(8);
+const WATCHED_KEYS: u64 = 3;
 
 const RUN: u8 = 0;
 const PAUSE: u8 = 1;
@@ -211,10 +215,15 @@ impl Sender {
                         self.shared.repeats.fetch_add(repeats, Ordering::Relaxed);
                         break;
                     }
-                    Outcome::Refused => self.shared.refused.fetch_add(events, Ordering::Relaxed),
-                    Outcome::Unknown => self.shared.unknown.fetch_add(events, Ordering::Relaxed),
-                };
-                thread::sleep(RETRY_PACE);
+                    Outcome::Refused => {
+                        self.shared.refused.fetch_add(events, Ordering::Relaxed);
+                        thread::sleep(RETRY_PACE);
+                    }
+                    Outcome::Unknown => {
+                        self.shared.unknown.fetch_add(events, Ordering::Relaxed);
+                        thread::sleep(if self.random.chance(LATE_PERCENT) { LATE_PACE } else { RETRY_PACE });
+                    }
+                }
             }
             self.file.write_all(body.as_bytes()).expect("the ledger is writable");
             thread::sleep(PACE);
@@ -274,7 +283,7 @@ fn watch(shared: &Shared, mut random: Random) {
     let mut newest = HashMap::<String, (u64, u64)>::new();
     while shared.phase() != STOP {
         thread::sleep(WATCH_PACE);
-        let key = format!("sender-{}-user-{}", random.below(SENDERS), random.below(KEYS));
+        let key = format!("sender-{}-user-{}", random.below(SENDERS), random.below(WATCHED_KEYS));
         let port = shared.port.load(Ordering::Relaxed);
         let answer = http::request_within(ANSWER_MAX, port, "GET", &format!("/v1/features/{key}"), &[], b"");
         let Ok(answer) = answer else { continue };

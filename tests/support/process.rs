@@ -62,6 +62,13 @@ impl Process {
         status.code().unwrap_or(-1)
     }
 
+    /// Whether a signal has stopped it.
+    pub fn is_stopped(&self) -> bool {
+        let stat = read(&PathBuf::from(format!("/proc/{}/stat", self.id())));
+        // The state follows the name, which stands in brackets and may hold anything.
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    }
+
     /// How it ended, if it does within `patience`.
     pub fn ended_within(&mut self, patience: Duration) -> Option<ExitStatus> {
         let deadline = Instant::now() + patience;

@@ -23,7 +23,7 @@ use crate::{
 /// How long partitions get to run before the address is announced anyway.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
-/// For tests: the process ends itself where this says, see [`fault_point::arm`] ...
+/// For tests: the process ends itself, or stands still, where this says, see [`fault_point::arm`] ...
 const FAULT_POINT: &str = "KEYLOOM_FAULT_POINT";
 /// ... and a checkpoint is cut into batches of this many entries, so that few keys make many.
 const FAULT_BATCH_MAX: &str = "KEYLOOM_FAULT_BATCH_MAX";
@@ -85,7 +85,7 @@ pub async fn run(topology: Topology, engine: &Engine) -> anyhow::Result<()> {
 fn arm_faults() -> anyhow::Result<()> {
     if let Ok(point) = std::env::var(FAULT_POINT) {
         fault_point::arm(&point).map_err(|error| anyhow!("{FAULT_POINT}: {error}"))?;
-        tracing::warn!(point, "{FAULT_POINT} is set: this process will END ITSELF there; for tests only");
+        tracing::warn!(point, "{FAULT_POINT} is set: this process will END ITSELF or STOP there; for tests only");
     }
     if let Ok(entries) = std::env::var(FAULT_BATCH_MAX) {
         fault_point::limit_batches(entries.parse().with_context(|| format!("{FAULT_BATCH_MAX} is not a number"))?);

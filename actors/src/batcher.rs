@@ -21,7 +21,7 @@ use crate::{
     committer::CommitterMsg,
     event::{EventBatch, KeyPaths},
     failure::ActorFailure,
-    observe,
+    fault_point, observe,
     ports::{Lake, LakeError, Log, LogError, LogReader, RecordKey, StoreEntry, TableBuffer, TableFile, TableFormat},
     record::{Intent, Output},
     status::Status,
@@ -313,6 +313,7 @@ impl BatcherState {
         observe::table_open_rows(&self.args.table.name, buffer.rows());
         self.buffer = Some(buffer);
         self.next = last + 1;
+        fault_point::reached(if self.recut.is_some() { fault_point::RECUTTING } else { fault_point::ROWS_TAKEN });
         Ok(())
     }
 
@@ -402,6 +403,7 @@ impl Writer {
         if !files.is_empty() {
             let intent = Intent { first, last, names: names.clone() };
             self.commit(vec![(intent_key.clone(), Some(intent.encode()))]).await?;
+            fault_point::reached(fault_point::INTENT_COMMITTED);
         }
         let mut after = Output { cursor: last, ..before };
         for (file, name) in files.into_iter().zip(names) {
@@ -409,9 +411,12 @@ impl Writer {
             after.files += 1;
             after.bytes += file.bytes.len() as u64;
             self.put(&name, file).await;
+            fault_point::reached(fault_point::FILE_PUT);
         }
+        fault_point::reached(fault_point::BEFORE_CURSOR);
         let output_key = RecordKey::Output(self.partition, table.clone());
         self.commit(vec![(output_key, Some(after.encode())), (intent_key, None)]).await?;
+        fault_point::reached(fault_point::CURSOR_COMMITTED);
         Ok(after)
     }
 

@@ -13,6 +13,7 @@ use crate::{
     counts::Counts,
     credit::Credit,
     failure::ActorFailure,
+    fault_point,
     feature_cache::FeatureCache,
     key::Key,
     observe, pacing,
@@ -306,7 +307,7 @@ impl CommitterState {
 
     /// Writes the next part of a checkpoint; false when no key with a share is ready.
     async fn write_shares(&mut self) -> Result<bool, ActorFailure> {
-        let max = self.args.store.batch_max();
+        let max = fault_point::batch_max(self.args.store.batch_max());
         let (partition, tag) = (self.args.claim.partition, self.tag());
         let Phase::Writing(under) = &mut self.phase else { return Ok(false) };
         if under.entries.len() + under.answers.len() < max
@@ -376,7 +377,9 @@ impl CommitterState {
         next.lines.insert(self.args.claim.epoch, cut.n);
         let mut entries: Vec<_> = entries.into();
         entries.push((RecordKey::Checkpoint(self.args.claim.partition), Some(next.encode())));
+        fault_point::reached(fault_point::BEFORE_RECORD);
         self.commit_with_answers(entries, answers, true).await?;
+        fault_point::reached(fault_point::RECORD_COMMITTED);
         self.args.checkpoint = next;
         for shard in &self.shards {
             shard.cast(ShardMsg::Acknowledged).map_err(|_| ActorFailure::Again("a shard is gone".to_owned()))?;
@@ -403,7 +406,7 @@ impl CommitterState {
         }
         let began = Instant::now();
         self.answers_due = false;
-        let max = self.args.store.batch_max();
+        let max = fault_point::batch_max(self.args.store.batch_max());
         let mut answers = Vec::new();
         for shard in &self.shards {
             let room = max - answers.len();
@@ -443,10 +446,14 @@ impl CommitterState {
         answers: Vec<Answer>,
         durable: bool,
     ) -> Result<(), ActorFailure> {
+        let point = if entries.is_empty() { fault_point::PUBLISHED } else { fault_point::BATCH_COMMITTED };
         let newest = answers.iter().map(|a| a.seq).max().unwrap_or(0);
         self.head.published = self.head.published.max(newest);
         entries.extend(answers.iter().map(|a| (RecordKey::Feature(a.key.clone()), Some(a.json.clone()))));
         self.commit(entries, durable).await?;
+        if !durable {
+            fault_point::reached(point);
+        }
         let now = self.args.clock.now();
         observe::published(answers.len() as u64);
         for answer in &answers {

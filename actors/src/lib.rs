@@ -17,6 +17,7 @@ pub mod credit;
 pub mod dead_letter;
 pub mod event;
 pub mod failure;
+pub mod fault_point;
 pub mod feature_cache;
 pub mod fields;
 pub mod handler;

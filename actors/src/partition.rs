@@ -22,6 +22,7 @@ use crate::{
     credit::Credit,
     event::KeyPaths,
     failure::{ActorFailure, classify},
+    fault_point,
     feature_cache::FeatureCache,
     handler::LogicFactory,
     observe,
@@ -296,6 +297,7 @@ async fn drain(
 async fn grow(plan: &PartitionPlan, myself: &ActorRef<PartitionMsg>) -> Result<Tree, ActorFailure> {
     let PartitionPlan { partition, ref homes, ref status, .. } = *plan;
     let claim = homes.store.claim(partition, &plan.owner).await?; // first claim, then read
+    fault_point::reached(fault_point::CLAIMED);
     let mut names = vec![RecordKey::Checkpoint(partition), RecordKey::Head(partition)];
     for table in &plan.tables {
         names.push(RecordKey::Output(partition, table.name.clone()));
@@ -312,6 +314,7 @@ async fn grow(plan: &PartitionPlan, myself: &ActorRef<PartitionMsg>) -> Result<T
         outputs.push((output, intent));
     }
     let info = homes.log.info(partition).await?;
+    fault_point::reached(fault_point::RECORDS_READ);
     if checkpoint.cut > info.last_seq {
         return Err(ActorFailure::Final(format!(
             "the checkpoint of partition {partition} covers events up to {}, but the log ends at {}: the log was wiped or \

@@ -21,7 +21,7 @@ use crate::{
     dead_letter::DeadLetter,
     event::{EventBatch, KeyPaths},
     failure::ActorFailure,
-    key, observe,
+    fault_point, key, observe,
     ports::{Log, LogError, LogReader, LogRecord},
     shard::ShardMsg,
     status::Status,
@@ -284,6 +284,7 @@ impl RouterState {
             }
         }
         self.routed = through;
+        fault_point::reached(fault_point::DISPATCHED);
         let status = &self.args.status;
         status.routed.store(through, Ordering::Relaxed);
         status.log_last.fetch_max(through, Ordering::Relaxed);

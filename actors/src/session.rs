@@ -14,6 +14,7 @@ use crate::{
     committer::CommitterMsg,
     counts::Counts,
     dead_letter::DeadLetter,
+    fault_point,
     handler::LogicFactory,
     shard::ShardMsg,
     status::{Status, lock},
@@ -110,6 +111,7 @@ impl Actor for Session {
                     books.due.push(Arc::clone(&state.cell));
                 }
                 drop(books);
+                fault_point::reached(fault_point::APPLIED);
                 if turn.feature_due && !state.desk.announced.swap(true, Ordering::AcqRel) {
                     // A committer that is gone takes the whole partition with it.
                     drop(state.desk.committer.cast(CommitterMsg::AnswersDue));

@@ -24,6 +24,7 @@ use crate::{
     counts::Counts,
     dead_letter::{DeadLetter, Reason},
     event::{EventBatch, KeyPaths, QueuedEvent},
+    fault_point,
     feature_cache::FeatureCache,
     handler::LogicFactory,
     key::{Key, KeyHash},
@@ -296,6 +297,7 @@ impl Actor for Shard {
                 reply.send(state.collect_answers(max)).ok();
             }
             ShardMsg::Hydrated(states) => {
+                fault_point::reached(fault_point::HYDRATING);
                 for (key, record) in states {
                     state.hydrate(&myself, key, record).await;
                 }
@@ -708,6 +710,7 @@ impl ShardState {
         if keep {
             self.pool.insert(key.clone(), slot.cell);
         }
+        fault_point::reached(fault_point::EVICTED);
         true
     }
 

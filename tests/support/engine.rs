@@ -33,8 +33,20 @@ pub struct Topology {
     pub s3: Option<S3Lake>,
     /// Name of the handler; `session-features` when empty.
     pub handler: String,
+    /// Partitions; one when 0.
+    pub partitions: u32,
+    /// Time between checkpoints; 500 ms when empty.
+    pub checkpoint_every: String,
+    /// Age at which files are cut; 1 s when empty.
+    pub cut_age: String,
+    /// Lines added to `[log]`.
+    pub log: String,
+    /// Lines added to `[sessions]`.
+    pub sessions: String,
     /// Appended as it is.
     pub more: String,
+    /// What the process finds in its environment, beside the credentials of a test. Counts from the next start on.
+    pub environment: Vec<(String, String)>,
 }
 
 /// A lake in S3.
@@ -65,17 +77,20 @@ impl Topology {
                 format!("kind = \"s3\"\nbucket = \"{bucket}\"\nregion = \"us-east-1\"\nendpoint = \"{endpoint}\"")
             }
         };
+        let or = |value: &str, default: &str| if value.is_empty() { default.to_owned() } else { value.to_owned() };
+        let (checkpoint_every, cut_age) = (or(&self.checkpoint_every, "500ms"), or(&self.cut_age, "1s"));
         format!(
             r#"version = 1
 [engine]
 name = "test"
-partitions = 1
+partitions = {partitions}
 data_dir = "data"
 {nats}[log]
 {log}
+{}
 [store]
 {store}
-checkpoint_every = "500ms"
+checkpoint_every = "{checkpoint_every}"
 [lake]
 {lake}
 [http]
@@ -83,12 +98,16 @@ listen = "127.0.0.1:{port}"
 [sessions]
 key = ["domain_userid"]
 handler = "{handler}"
+{}
 [table.raw_events]
 from = "events"
-cut = {{ rows = 1_000_000, bytes = "128MiB", age = "1s" }}
+cut = {{ rows = 1_000_000, bytes = "128MiB", age = "{cut_age}" }}
 {}
 "#,
-            self.more
+            self.log,
+            self.sessions,
+            self.more,
+            partitions = self.partitions.max(1),
         )
     }
 }
@@ -124,16 +143,21 @@ impl Engine {
     pub fn launch(binary: &Path, folder: &Path, topology: &Topology) -> Self {
         let port = free_port();
         fs::write(folder.join("keyloom.toml"), topology.text(port)).expect("the test's folder is writable");
-        let process = run(binary, folder);
+        let process = run(binary, folder, &topology.environment);
         let (topology, folder) = (topology.clone(), folder.to_owned());
         Self { process, port, topology, folder, binary: binary.to_owned() }
     }
 
     /// Starts it again in the same folder, after it has ended.
     pub fn restart(&mut self) {
-        assert!(self.process.ended().is_some(), "it still runs");
-        self.process = run(&self.binary, &self.folder);
+        self.launch_again();
         self.wait_ready();
+    }
+
+    /// The same without waiting: for an engine that is told to end itself.
+    pub fn launch_again(&mut self) {
+        assert!(self.process.ended().is_some(), "it still runs");
+        self.process = run(&self.binary, &self.folder, &self.topology.environment);
     }
 
     /// SIGTERM, and the exit code.
@@ -142,7 +166,8 @@ impl Engine {
         self.process.wait(DRAIN_MAX)
     }
 
-    fn wait_ready(&mut self) {
+    /// Waits until it is ready; panics if it ends instead.
+    pub fn wait_ready(&mut self) {
         wait_for("the engine to be ready", READY_MAX, || {
             if let Some(status) = self.process.ended() {
                 panic!("the engine ended with {status} instead:\n{}", self.process.output());
@@ -199,8 +224,9 @@ impl Engine {
     }
 }
 
-fn run(binary: &Path, folder: &Path) -> Process {
+fn run(binary: &Path, folder: &Path, environment: &[(String, String)]) -> Process {
     let mut command = Command::new(binary);
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
     Process::start("engine", folder, aws(&mut command).args(["run", "keyloom.toml"]).current_dir(folder))
 }
 

@@ -1,12 +1,16 @@
 //! Servers, the engine, and questions to them. Every wait here polls for a condition until a deadline, and says what it
 //! saw when the deadline passes; nothing sleeps and hopes. Failures panic: these are tests.
 
+pub mod audit;
 pub mod engine;
 pub mod homes;
 pub mod http;
+pub mod ledger;
 pub mod metrics;
 pub mod oracle;
 pub mod process;
+pub mod proxy;
+pub mod random;
 pub mod servers;
 
 use std::{

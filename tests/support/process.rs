@@ -4,10 +4,11 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
-use super::wait_for;
+use super::{POLL, wait_for};
 
 /// How much of a log is shown when something fails.
 const SHOWN_BYTES: usize = 8 * 1024;
@@ -59,6 +60,24 @@ impl Process {
         let what = format!("the end of {}", self.name);
         let status = wait_for(&what, patience, || self.ended().ok_or_else(|| "still running".to_owned()));
         status.code().unwrap_or(-1)
+    }
+
+    /// Whether a signal has stopped it.
+    pub fn is_stopped(&self) -> bool {
+        let stat = read(&PathBuf::from(format!("/proc/{}/stat", self.id())));
+        // The state follows the name, which stands in brackets and may hold anything.
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    }
+
+    /// How it ended, if it does within `patience`.
+    pub fn ended_within(&mut self, patience: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match self.ended() {
+                None if Instant::now() < deadline => thread::sleep(POLL),
+                ended => return ended,
+            }
+        }
     }
 
     /// What it wrote to standard output so far.

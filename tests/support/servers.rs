@@ -3,7 +3,7 @@
 use std::{
     fs,
     net::TcpListener,
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU16, Ordering},
     time::Duration,
@@ -39,6 +39,8 @@ pub struct Nats {
     pub process: Process,
     /// Where clients connect.
     pub port: u16,
+    folder: PathBuf,
+    monitor: u16,
 }
 
 impl Nats {
@@ -51,12 +53,22 @@ impl Nats {
              jetstream {{ store_dir: \"{}\" }}\n{settings}\n",
             store.display()
         );
-        let config = folder.join("nats.conf");
-        fs::write(&config, text).expect("the test's folder is writable");
+        fs::write(folder.join("nats.conf"), text).expect("the test's folder is writable");
+        let process = Self::run(folder, monitor);
+        Self { process, port, folder: folder.to_owned(), monitor }
+    }
+
+    /// The same server on the same data again, after it was killed.
+    pub fn restart(&mut self) {
+        assert!(self.process.ended().is_some(), "it still runs");
+        self.process = Self::run(&self.folder, self.monitor);
+    }
+
+    fn run(folder: &Path, monitor: u16) -> Process {
         let mut command = Command::new(tool("KEYLOOM_NATS_SERVER"));
-        let mut process = Process::start("nats-server", folder, command.arg("-c").arg(&config));
+        let mut process = Process::start("nats-server", folder, command.arg("-c").arg(folder.join("nats.conf")));
         wait_started(&mut process, monitor, "/healthz");
-        Self { process, port }
+        process
     }
 
     /// Its address as a topology has it.

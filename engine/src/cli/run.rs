@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use keyloom_actors::{ports::Homes, timestamp::SystemClock};
+use keyloom_actors::{fault_point, ports::Homes, timestamp::SystemClock};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -24,8 +24,14 @@ use crate::{
 /// How long partitions get to run before the address is announced anyway.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
+/// For tests: the process ends itself, or stands still, where this says, see [`fault_point::arm`] ...
+const FAULT_POINT: &str = "KEYLOOM_FAULT_POINT";
+/// ... and a checkpoint is cut into batches of this many entries, so that few keys make many.
+const FAULT_BATCH_MAX: &str = "KEYLOOM_FAULT_BATCH_MAX";
+
 /// See the module.
 pub async fn run(topology: Topology, engine: &Engine) -> anyhow::Result<()> {
+    arm_faults()?;
     // Before anything is ready: who sees it ready may end it at once.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let metrics = telemetry::start_metrics()?;
@@ -78,6 +84,18 @@ pub async fn run(topology: Topology, engine: &Engine) -> anyhow::Result<()> {
     }
     drop(owner);
     ended
+}
+
+fn arm_faults() -> anyhow::Result<()> {
+    if let Ok(point) = std::env::var(FAULT_POINT) {
+        fault_point::arm(&point).map_err(|error| anyhow!("{FAULT_POINT}: {error}"))?;
+        tracing::warn!(point, "{FAULT_POINT} is set: this process will END ITSELF or STOP there; for tests only");
+    }
+    if let Ok(entries) = std::env::var(FAULT_BATCH_MAX) {
+        fault_point::limit_batches(entries.parse().with_context(|| format!("{FAULT_BATCH_MAX} is not a number"))?);
+        tracing::warn!(entries, "{FAULT_BATCH_MAX} is set: checkpoints are cut into small batches; for tests only");
+    }
+    Ok(())
 }
 
 /// Opens the homes and starts the partitions.

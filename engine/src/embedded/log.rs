@@ -15,6 +15,7 @@ use bytes::Bytes;
 use fjall::PersistMode;
 use keyloom_actors::{
     event::dedupe_id,
+    fault_point,
     fields::{self, FieldId, Scanned},
     ports::{Log, LogError, LogInfo, LogReader, LogRecord, NewRecord, Stored},
     timestamp::{Clock, Timestamp},
@@ -285,6 +286,7 @@ impl Writer {
             let outcome = self.append(records, partition);
             match outcome {
                 Ok(stored) => {
+                    fault_point::reached(fault_point::APPENDED);
                     for (reply, stored) in replies.into_iter().zip(stored) {
                         reply.send(Ok(stored)).ok(); // whoever appended may have given up waiting
                     }

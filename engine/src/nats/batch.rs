@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_nats::{Client, HeaderMap, HeaderName, Subject, client::RequestErrorKind};
 use bytes::Bytes;
+use keyloom_actors::fault_point;
 use serde::Deserialize;
 use tokio::time::timeout;
 
@@ -81,6 +82,7 @@ pub(super) async fn send(client: &Client, id: &str, messages: &[BatchMessage]) -
             headers.insert(BATCH_SEQUENCE, (at + 1).to_string());
             let (subject, payload) = (message.subject.clone(), message.value.clone().unwrap_or_default());
             if at == last {
+                fault_point::reached(fault_point::BATCH_SENT);
                 headers.insert(BATCH_COMMIT, "1");
                 return request(client, subject, headers, payload).await;
             }

@@ -15,7 +15,10 @@ use async_nats::{
 };
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use keyloom_actors::ports::{Log, LogError, LogInfo, LogReader, LogRecord, NewRecord, Stored};
+use keyloom_actors::{
+    fault_point,
+    ports::{Log, LogError, LogInfo, LogReader, LogRecord, NewRecord, Stored},
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
@@ -173,6 +176,7 @@ impl Log for NatsLog {
         for event in on_their_way {
             stored.push(self.confirm(partition, event).await?);
         }
+        fault_point::reached(fault_point::APPENDED);
         Ok(stored)
     }
 

@@ -1,0 +1,72 @@
+#!/usr/bin/env python3
+"""Whether the simulation would catch us: plants one defect after the other in a scratch copy of this repository, runs the
+simulation there, and prints how many histories noticed.   scripts/planted-bugs.py [seeds] [defect]
+
+Not a test: a defect that is not noticed is news for docs/RELIABILITY.md, not a failure."""
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+CELL, SHARD, RECORD = "actors/src/cell.rs", "actors/src/shard.rs", "actors/src/record.rs"
+COMMITTER, BATCHER, CORE = "actors/src/committer.rs", "actors/src/batcher.rs", "actors/src/session_core.rs"
+PARTITION, WORLD = "actors/src/partition.rs", "actors/tests/support/world.rs"
+
+# Name: file, then pairs of what stands there and what is planted instead.
+DEFECTS = {
+    "no fence and no chain": (WORLD, "if (claim.epoch, claim.head) != (store.epoch, store.batches) {", "if claim.epoch == 0 {"),
+    "newest state version, whatever the checkpoint says": (RECORD, "if checkpoint.is_valid(tag) && newest", "if newest"),
+    "features not published before the record": (SHARD, "shares.answers.extend(answer(&mut cell, &self.args, self.delivered));", ""),
+    "lagging keys not recorded": (COMMITTER, "next.lagging = lagging.iter().map(|(key, _)| key.to_string()).collect();", "next.lagging = Vec::new();"),
+    "evicted state dropped before the acknowledgement": (CELL, "!self.dirty && self.in_flight.is_none() &&", "!self.dirty &&"),
+    "record read before the claim": (
+        PARTITION,
+        "    let claim = homes.store.claim(partition, &plan.owner).await?; // first claim, then read\n", "",
+        "    let mut next = || records.next().flatten();",
+        "    let claim = homes.store.claim(partition, &plan.owner).await?;\n    let mut next = || records.next().flatten();"),
+    "cursor before PUT": (
+        BATCHER,
+        "        let mut after = Output { cursor: last, ..before };", "        let mut late = Vec::new();\n        let mut after = Output { cursor: last, ..before };",
+        "            self.put(&name, file).await;", "            late.push((name, file));",
+        "        Ok(after)\n", "        for (name, file) in late {\n            self.put(&name, file).await;\n        }\n        Ok(after)\n"),
+    "dedupe ids changed on failure": (
+        CORE, "        self.logic.on_event(event, &context)?;",
+        "        if let Some(id) = e.id_hash {\n            self.recent.push(id);\n        }\n        self.logic.on_event(event, &context)?;"),
+    "a lagging key joins checkpoints only once its state is here": (CELL, "self.dirty || self.owes || self.has_any()", "self.dirty || self.has_any()"),
+    "an interrupted cut is not repeated": (BATCHER, "recut: args.intent.clone(),", "recut: None,"),
+}
+
+here = pathlib.Path(__file__).resolve().parent.parent
+scratch = here / "target" / "planted"
+seeds = sys.argv[1] if len(sys.argv) > 1 else "2000"
+chosen = sys.argv[2:] or DEFECTS
+
+
+def run(*command, **more):
+    return subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False, **more)
+
+
+if not scratch.exists():
+    subprocess.run(["git", "clone", "--quiet", here, scratch], check=True)
+run("git", "fetch", "--quiet", str(here), "HEAD")
+environment = {**os.environ, "SEEDS": seeds, "CARGO_TARGET_DIR": str(here / "target" / "planted-target")}
+print(f"{'planted defect':62} noticed in {seeds} histories")
+for name in chosen:
+    run("git", "reset", "--quiet", "--hard", "FETCH_HEAD")
+    file, *changes = DEFECTS[name]
+    path = scratch / file
+    text = path.read_text()
+    for before, after in zip(changes[::2], changes[1::2]):
+        if before not in text:
+            sys.exit(f"{name}: {file} has changed; {before!r} is not there")
+        text = text.replace(before, after)
+    path.write_text(text)
+    command = ["cargo", "test", "--release", "--package", "keyloom-actors", "--test", "scenarios", "simulation", "--", "--nocapture"]
+    try:
+        output = run(*command, env=environment, timeout=600)
+    except subprocess.TimeoutExpired:
+        print(f"{name:62} a history does not end", flush=True)
+        continue
+    found = re.search(r"(\d+) seeds, (\d+) failed", output.stdout)
+    print(f"{name:62} {found[2] if found else 'does not compile: ' + output.stderr[-400:]}", flush=True)

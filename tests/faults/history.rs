@@ -188,7 +188,7 @@ impl History {
 
     /// Starts the engine with `point` armed, and waits for its end.
     fn kill_at(&mut self, point: &'static str) {
-        let count = 1 + self.random.below(often(point));
+        let count = self.count(point);
         let batch = *self.random.pick(&BATCH_SIZES);
         self.launch(vec![
             ("KEYLOOM_FAULT_POINT".to_owned(), format!("{point}:{count}")),
@@ -225,7 +225,7 @@ impl History {
     /// Starts the engine so that it stands still at `point`, as a machine that is starved would.
     pub fn freeze_at(&mut self, point: &'static str) {
         self.down();
-        let count = 1 + self.random.below(often(point));
+        let count = self.count(point);
         let batch = *self.random.pick(&BATCH_SIZES);
         self.launch(vec![
             ("KEYLOOM_FAULT_POINT".to_owned(), format!("{point}:{count}:freeze")),
@@ -239,6 +239,12 @@ impl History {
         });
         self.engine.topology.environment.clear();
         self.did("frozen, succeeded, woken");
+    }
+
+    fn count(&mut self, point: &str) -> u64 {
+        let count = 1 + self.random.below(often(point));
+        // A cut has two files nearly always: odd ones are those after which one is missing. `BEFORE_CURSOR` is for the rest.
+        if point == fault_point::FILE_PUT { 2 * count - 1 } else { count }
     }
 
     fn launch(&mut self, environment: Vec<(String, String)>) {
@@ -307,9 +313,11 @@ impl Drop for History {
 fn often(point: &str) -> u64 {
     match point {
         fault_point::CLAIMED | fault_point::RECORDS_READ | fault_point::RECUTTING => 1,
-        fault_point::INTENT_COMMITTED | fault_point::BEFORE_CURSOR | fault_point::CURSOR_COMMITTED => 3,
+        fault_point::INTENT_COMMITTED
+        | fault_point::FILE_PUT
+        | fault_point::BEFORE_CURSOR
+        | fault_point::CURSOR_COMMITTED => 3,
         fault_point::BEFORE_RECORD | fault_point::RECORD_COMMITTED => 4,
-        fault_point::FILE_PUT => 5,
         fault_point::BATCH_COMMITTED | fault_point::HYDRATING => 12,
         fault_point::APPLIED => 300,
         _ => 40,

@@ -391,7 +391,8 @@ impl CommitterState {
         status.checkpoint_at.store(self.args.clock.now().0, std::sync::atomic::Ordering::Relaxed);
         self.checkpoint_ended = Instant::now();
         observe::checkpoint(self.checkpoint_began.elapsed().as_secs_f64());
-        if self.cuts_for_drain {
+        // What lagging keys owe is not done yet: who drains waits for a checkpoint that leaves nobody behind.
+        if self.cuts_for_drain && self.args.checkpoint.lagging.is_empty() {
             self.drain_cut = true;
             self.answers_due = true;
         }

@@ -16,10 +16,12 @@ use crate::{
     fault_point,
     feature_cache::FeatureCache,
     key::Key,
-    observe, pacing,
+    observe,
+    outbox::{BlockWriter, ClosedBlock},
+    pacing,
     ports::{Claim, RecordKey, Store, StoreEntry, StoreError},
     record::{self, Checkpoint, Head, Tag},
-    router::{Cut, POOL_BYTES_MAX, RouterMsg, UNCOMMITTED_EVENTS_MAX},
+    router::{Cut, POOL_BYTES_MAX, ROWS_BYTES_MAX, RouterMsg, UNCOMMITTED_EVENTS_MAX},
     shard::{Answer, ShardMsg, Shares},
     status::Status,
     timestamp::Clock,
@@ -32,6 +34,8 @@ const TICK: Duration = Duration::from_millis(20);
 /// Without anything to write for this long, the committer asks the store with an empty batch whether the partition is still
 /// its own: an idle engine must find out, too, that it was replaced.
 pub const CONFIRM_EVERY: Duration = Duration::from_secs(10);
+/// Dead letters and blocks of rows in one batch, in bytes, and the last of them: brokers hold a batch in memory.
+const TAIL_BYTES_MAX: usize = 4 << 20;
 /// Behind by more events than this, the partition counts as busy.
 const BUSY_LAG_EVENTS: u64 = 10_000;
 
@@ -46,6 +50,8 @@ pub struct CommitterArguments {
     pub store: Arc<dyn Store>,
     /// The checkpoint that the partition starts from.
     pub checkpoint: Checkpoint,
+    /// The tables that the handler emits rows to, in its order.
+    pub tables: Vec<String>,
     /// How far the features published by earlier owners go, see [`Head::published`].
     pub floor: u64,
     /// Time between checkpoints.
@@ -100,7 +106,10 @@ struct Under {
     cut: Cut,
     waiting: Vec<ActorRef<ShardMsg>>,
     counts: Counts,
-    dead: VecDeque<StoreEntry>,
+    /// Emitted rows, on their way into blocks.
+    blocks: BlockWriter,
+    /// Dead letters and blocks: written after all states.
+    tail: VecDeque<StoreEntry>,
     entries: VecDeque<StoreEntry>,
     answers: Vec<Answer>,
     /// Keys that the checkpoint leaves events of to a later one, and the first such event of each.
@@ -275,7 +284,9 @@ impl CommitterState {
         if !self.draining.is_empty() && !self.drain_cut {
             return true;
         }
-        let pressed = status.pool_bytes.load(Relaxed) > POOL_BYTES_MAX / 2 || uncommitted > UNCOMMITTED_EVENTS_MAX / 2;
+        let pressed = status.pool_bytes.load(Relaxed) > POOL_BYTES_MAX / 2
+            || status.rows_bytes.load(Relaxed) > ROWS_BYTES_MAX / 2
+            || uncommitted > UNCOMMITTED_EVENTS_MAX / 2;
         let owing = uncommitted > 0 || !self.args.checkpoint.lagging.is_empty();
         owing && (pressed || self.checkpoint_ended.elapsed() >= self.args.checkpoint_every)
     }
@@ -292,12 +303,13 @@ impl CommitterState {
     fn begin_writing(&mut self, mut cut: Cut) {
         let (partition, tag) = (self.args.claim.partition, self.tag());
         let dead = std::mem::take(&mut cut.dead);
-        let dead = dead.iter().map(|letter| dead_entry(partition, letter, tag)).collect();
+        let tail = dead.iter().map(|letter| dead_entry(partition, letter, tag)).collect();
         self.phase = Phase::Writing(Box::new(Under {
             counts: cut.counts,
             cut,
             waiting: self.shards.clone(),
-            dead,
+            blocks: BlockWriter::new(tag, &self.args.tables, &self.args.checkpoint.outbox),
+            tail,
             entries: VecDeque::new(),
             answers: Vec::new(),
             lagging: Vec::new(),
@@ -319,9 +331,11 @@ impl CommitterState {
             under.entries.extend(shares.states);
             under.answers.extend(shares.answers);
             under.lagging.extend(shares.lagging);
+            let closed = shares.rows.iter().filter_map(|row| under.blocks.push(row));
+            under.tail.extend(closed.map(|block| block_entry(partition, block)));
             if let Some((counts, dead)) = shares.done {
                 under.counts.merge(&counts);
-                under.dead.extend(dead.iter().map(|letter| dead_entry(partition, letter, tag)));
+                under.tail.extend(dead.iter().map(|letter| dead_entry(partition, letter, tag)));
                 under.waiting.remove(0);
             } else if nothing {
                 under.waiting.rotate_left(1);
@@ -348,11 +362,18 @@ impl CommitterState {
         if !under.waiting.is_empty() {
             return Ok(true);
         }
-        if !under.dead.is_empty() {
-            let room = max - ready;
-            let count = under.dead.len().min(room);
-            under.entries.extend(under.dead.drain(..count));
-            if !under.dead.is_empty() {
+        under.tail.extend(under.blocks.finish().into_iter().map(|block| block_entry(partition, block)));
+        if !under.tail.is_empty() {
+            let (mut room, mut bytes) = (max - ready, 0);
+            while room > 0
+                && bytes < TAIL_BYTES_MAX
+                && let Some(entry) = under.tail.pop_front()
+            {
+                room -= 1;
+                bytes += entry.1.as_ref().map_or(0, |value| value.len());
+                under.entries.push_back(entry);
+            }
+            if !under.tail.is_empty() {
                 let entries = under.entries.drain(..).collect();
                 let answers = std::mem::take(&mut under.answers);
                 return self.commit_with_answers(entries, answers, false).await.map(|()| true);
@@ -364,7 +385,7 @@ impl CommitterState {
 
     async fn finish_checkpoint(&mut self) -> Result<(), ActorFailure> {
         let Phase::Writing(under) = std::mem::replace(&mut self.phase, Phase::Idle) else { return Ok(()) };
-        let Under { cut, counts, entries, answers, lagging, .. } = *under;
+        let Under { cut, counts, entries, answers, lagging, blocks, .. } = *under;
         let mut next = self.args.checkpoint.clone();
         next.n = cut.n;
         next.cut = cut.last;
@@ -375,6 +396,7 @@ impl CommitterState {
             *next.counters.dropped.entry("retention".to_owned()).or_default() += cut.dropped;
         }
         next.lines.insert(self.args.claim.epoch, cut.n);
+        next.outbox.extend(blocks.ends().map(|(table, end)| (table.to_owned(), end)));
         let mut entries: Vec<_> = entries.into();
         entries.push((RecordKey::Checkpoint(self.args.claim.partition), Some(next.encode())));
         fault_point::reached(fault_point::BEFORE_RECORD);
@@ -385,6 +407,7 @@ impl CommitterState {
             shard.cast(ShardMsg::Acknowledged).map_err(|_| ActorFailure::Again("a shard is gone".to_owned()))?;
         }
         let status = &self.args.status;
+        blocks.ends().for_each(|(table, end)| status.set_outbox_end(table, end));
         let owed_from = lagging.iter().map(|(_, first)| *first).min().unwrap_or(u64::MAX);
         status.owed_from.store(owed_from, std::sync::atomic::Ordering::Relaxed);
         status.cut.store(cut.last, std::sync::atomic::Ordering::Relaxed);
@@ -467,6 +490,10 @@ impl CommitterState {
 
 fn dead_entry(partition: u32, letter: &crate::dead_letter::DeadLetter, tag: Tag) -> StoreEntry {
     (RecordKey::DeadLetter(partition, letter.seq), Some(record::encode_dead_letter(letter, tag)))
+}
+
+fn block_entry(partition: u32, (table, number, record): ClosedBlock) -> StoreEntry {
+    (RecordKey::Outbox(partition, table, number), Some(record))
 }
 
 async fn ask<T>(

@@ -15,7 +15,7 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 
 use crate::{
-    batcher::{Batcher, BatcherArguments, BatcherMsg, TableSpec},
+    batcher::{Batcher, BatcherArguments, BatcherMsg, Source, TableSpec},
     budget::Backoff,
     cell::KeyLimits,
     committer::{Committer, CommitterArguments, CommitterMsg},
@@ -27,7 +27,7 @@ use crate::{
     handler::LogicFactory,
     observe,
     ports::{Homes, RecordKey},
-    record::{Checkpoint, Head, Intent, Output},
+    record::{Checkpoint, Follows, Head, Intent, Output},
     router::{Router, RouterArguments, RouterMsg, TableFeed},
     shard::{Shard, ShardArguments, ShardMsg},
     status::Status,
@@ -75,8 +75,10 @@ pub struct PartitionPlan {
     pub checkpoint_every: Duration,
     /// Bytes in flight.
     pub in_flight_max: u64,
-    /// Tables that follow the log.
+    /// Tables.
     pub tables: Vec<TableSpec>,
+    /// Bytes of emitted rows that may wait for the lake.
+    pub outbox_max: u64,
     /// Answers of resident keys.
     pub cache: Arc<FeatureCache>,
     /// The partition's numbers.
@@ -105,8 +107,15 @@ struct Tree {
     router: ActorRef<RouterMsg>,
     shards: Vec<ActorRef<ShardMsg>>,
     committer: ActorRef<CommitterMsg>,
-    batchers: Vec<ActorRef<BatcherMsg>>,
+    batchers: Vec<TableActor>,
     since: tokio::time::Instant,
+}
+
+/// The batcher of a table, and whose outbox it follows.
+#[derive(Clone)]
+struct TableActor {
+    batcher: ActorRef<BatcherMsg>,
+    outbox: Option<String>,
 }
 
 /// The state.
@@ -153,7 +162,9 @@ impl Actor for Partition {
             PartitionMsg::Drain(reply) => {
                 state.draining = true;
                 if let Some(tree) = &state.tree {
-                    tokio::spawn(drain(tree.router.clone(), tree.committer.clone(), tree.batchers.clone(), reply));
+                    let status = Arc::clone(&state.plan.status);
+                    let (router, committer) = (tree.router.clone(), tree.committer.clone());
+                    tokio::spawn(drain(router, committer, tree.batchers.clone(), status, reply));
                 } else {
                     drop(reply); // nothing runs, so nothing can be said to be saved
                 }
@@ -242,7 +253,7 @@ impl Tree {
             Some("committer")
         } else if self.shards.iter().any(|s| s.get_id() == id) {
             Some("shard")
-        } else if self.batchers.iter().any(|b| b.get_id() == id) {
+        } else if self.batchers.iter().any(|b| b.batcher.get_id() == id) {
             Some("batcher")
         } else {
             None
@@ -254,7 +265,7 @@ impl Tree {
         let cells = [self.router.get_cell(), self.committer.get_cell()]
             .into_iter()
             .chain(self.shards.iter().map(|s| s.get_cell()))
-            .chain(self.batchers.iter().map(|b| b.get_cell()));
+            .chain(self.batchers.iter().map(|b| b.batcher.get_cell()));
         for cell in cells {
             if cell.kill_and_wait(Some(STOP_LIMIT)).await.is_err() {
                 tracing::error!("an actor does not end; the new tree is fenced against it");
@@ -266,7 +277,8 @@ impl Tree {
 async fn drain(
     router: ActorRef<RouterMsg>,
     committer: ActorRef<CommitterMsg>,
-    batchers: Vec<ActorRef<BatcherMsg>>,
+    batchers: Vec<TableActor>,
+    status: Arc<Status>,
     reply: oneshot::Sender<()>,
 ) {
     let (stop, stopped) = oneshot::channel();
@@ -278,19 +290,28 @@ async fn drain(
     if committer.cast(CommitterMsg::Drain(ask)).is_err() {
         return;
     }
-    let mut waits = Vec::new();
-    for batcher in batchers {
+    let ask = |table: &TableActor, through| {
         let (ask, written) = oneshot::channel();
-        if batcher.cast(BatcherMsg::Drain { through, reply: ask }).is_ok() {
-            waits.push(written);
-        }
+        table.batcher.cast(BatcherMsg::Drain { through, reply: ask }).ok().map(|()| written)
+    };
+    let (outboxes, logs): (Vec<_>, Vec<_>) = batchers.iter().partition(|table| table.outbox.is_some());
+    let waits: Vec<_> = logs.into_iter().filter_map(|table| ask(table, through)).chain([committed]).collect();
+    if futures_util::future::try_join_all(waits).await.is_err() {
+        return; // it failed; whoever drains runs into its limit and leaves the rest to recovery
     }
-    for wait in waits.into_iter().chain([committed]) {
-        if wait.await.is_err() {
-            return; // it failed; whoever drains runs into its limit and leaves the rest to recovery
-        }
+    // Outboxes have their last blocks only now.
+    let last = |table: &TableActor| table.outbox.as_deref().map_or(0, |name| status.outbox_last(name));
+    let waits: Vec<_> = outboxes.into_iter().filter_map(|table| ask(table, last(table))).collect();
+    if futures_util::future::try_join_all(waits).await.is_ok() {
+        reply.send(()).ok(); // whoever asked may have stopped waiting
     }
-    reply.send(()).ok(); // whoever asked may have stopped waiting
+}
+
+fn named(follows: Follows) -> &'static str {
+    match follows {
+        Follows::Log => "events",
+        Follows::Outbox => "rows that a handler emits",
+    }
 }
 
 /// Claims the partition, reads its records, starts its actors.
@@ -308,8 +329,18 @@ async fn grow(plan: &PartitionPlan, myself: &ActorRef<PartitionMsg>) -> Result<T
     let mut checkpoint = next().map(|r| Checkpoint::decode(&r)).transpose()?.unwrap_or_default();
     let head = next().map(|r| Head::decode(&r)).transpose()?.unwrap_or_default();
     let mut outputs = Vec::new();
-    for _ in &plan.tables {
-        let output = next().map(|r| Output::decode(&r)).transpose()?.unwrap_or_default();
+    for table in &plan.tables {
+        let output = next().map(|r| Output::decode(&r)).transpose()?;
+        let output = output.unwrap_or(Output { follows: table.follows, ..Output::default() });
+        if output.follows != table.follows {
+            return Err(ActorFailure::Final(format!(
+                "table {:?} was a table of {} before, and is one of {} now: its files and its cursor mean something else; \
+                 give the new table another name",
+                table.name,
+                named(output.follows),
+                named(table.follows)
+            )));
+        }
         let intent = next().map(|r| Intent::decode(&r)).transpose()?;
         outputs.push((output, intent));
     }
@@ -326,8 +357,10 @@ async fn grow(plan: &PartitionPlan, myself: &ActorRef<PartitionMsg>) -> Result<T
         // An old stream, and an engine that is new to it: what is gone was never ours to process.
         checkpoint.cut = info.first_seq - 1;
         checkpoint.counters.dropped.insert("before_start".to_owned(), checkpoint.cut);
-        outputs.iter_mut().for_each(|(output, _)| output.cursor = output.cursor.max(info.first_seq - 1));
+        let of_log = outputs.iter_mut().filter(|(output, _)| output.follows == Follows::Log);
+        of_log.for_each(|(output, _)| output.cursor = output.cursor.max(info.first_seq - 1));
     }
+    checkpoint.outbox.iter().for_each(|(table, end)| status.set_outbox_end(table, *end));
     status.start_from(&checkpoint.counters, checkpoint.cut);
     status.owed_from.store(if checkpoint.lagging.is_empty() { u64::MAX } else { 1 }, Ordering::Relaxed);
     status.checkpoint_at.store(plan.clock.now().0, Ordering::Relaxed);
@@ -341,6 +374,7 @@ async fn grow(plan: &PartitionPlan, myself: &ActorRef<PartitionMsg>) -> Result<T
         claim: claim.clone(),
         store: Arc::clone(&homes.store),
         checkpoint: checkpoint.clone(),
+        tables: plan.factory.tables().iter().map(|table| table.name.to_owned()).collect(),
         floor: head.published,
         checkpoint_every: plan.checkpoint_every,
         credit: credit.clone(),
@@ -380,13 +414,16 @@ async fn grow(plan: &PartitionPlan, myself: &ActorRef<PartitionMsg>) -> Result<T
     let mut feeds = Vec::new();
     for (table, (output, intent)) in plan.tables.iter().zip(outputs) {
         let stalled = Arc::new(AtomicBool::new(false));
+        let source = match table.follows {
+            Follows::Log => Source::Log { log: Arc::clone(&homes.log), keys: plan.keys.clone() },
+            Follows::Outbox => Source::Outbox { store: Arc::clone(&homes.store) },
+        };
         let arguments = BatcherArguments {
             partition,
             table: table.clone(),
             output,
             intent,
-            log: Arc::clone(&homes.log),
-            keys: plan.keys.clone(),
+            source,
             lake: Arc::clone(&homes.lake),
             committer: committer.clone(),
             stalled: Arc::clone(&stalled),
@@ -394,8 +431,11 @@ async fn grow(plan: &PartitionPlan, myself: &ActorRef<PartitionMsg>) -> Result<T
         };
         let role = format!("batcher-{}", table.name);
         let (batcher, _) = Actor::spawn_linked(name(&role), Batcher, arguments, cell.clone()).await.map_err(failed)?;
-        feeds.push(TableFeed { batcher: batcher.clone(), stalled });
-        batchers.push(batcher);
+        if table.follows == Follows::Log {
+            feeds.push(TableFeed { batcher: batcher.clone(), stalled });
+        }
+        let outbox = (table.follows == Follows::Outbox).then(|| table.name.clone());
+        batchers.push(TableActor { batcher, outbox });
     }
     let arguments = RouterArguments {
         partition,
@@ -407,6 +447,7 @@ async fn grow(plan: &PartitionPlan, myself: &ActorRef<PartitionMsg>) -> Result<T
         credit,
         shards: shards.clone(),
         tables: feeds,
+        outbox_max: plan.outbox_max,
         committer: committer.clone(),
         status: Arc::clone(status),
     };

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     dead_letter::{DeadLetter, Reason},
+    outbox::OutboxEnd,
     timestamp::Timestamp,
 };
 
@@ -20,6 +21,7 @@ const DEAD: &[u8; 4] = b"KLdl";
 const INTENT: &[u8; 4] = b"KLin";
 const OUTPUT: &[u8; 4] = b"KLou";
 const HEAD: &[u8; 4] = b"KLhd";
+const BLOCK: &[u8; 4] = b"KLob";
 
 /// A record that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -136,6 +138,9 @@ pub struct Checkpoint {
     pub lines: BTreeMap<u64, u64>,
     /// Highest collector time so far: the partition's clock.
     pub clock: Timestamp,
+    /// How far the outbox of each table of emitted rows goes.
+    #[serde(default)]
+    pub outbox: BTreeMap<String, OutboxEnd>,
 }
 
 impl Checkpoint {
@@ -333,9 +338,9 @@ impl Head {
 /// What a table is about to write: recorded before the first PUT, so that a crash repeats exactly this.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Intent {
-    /// First sequence of the cut.
+    /// First position of the cut.
     pub first: u64,
-    /// Last sequence of the cut.
+    /// Last position of the cut.
     pub last: u64,
     /// Names of its files.
     pub names: Vec<String>,
@@ -353,11 +358,30 @@ impl Intent {
     }
 }
 
+/// What the positions of a table mean.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Follows {
+    /// Sequences of the log.
+    #[default]
+    Log,
+    /// Blocks of its outbox.
+    Outbox,
+}
+
 /// A table's cursor and totals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Output {
-    /// Everything up to this sequence is in the lake.
+    /// What it follows.
+    #[serde(default)]
+    pub follows: Follows,
+    /// Everything up to this position is in the lake.
     pub cursor: u64,
+    /// Of an outbox, the bytes of the blocks up to the cursor ...
+    #[serde(default)]
+    pub block_bytes: u64,
+    /// ... and up to which block they are removed for sure.
+    #[serde(default)]
+    pub removed: u64,
     /// Rows written so far.
     pub rows: u64,
     /// Files written so far.
@@ -376,6 +400,29 @@ impl Output {
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         open_named(OUTPUT, "table cursor", bytes)
     }
+}
+
+/// A block of an outbox: `count` rows, each behind its length in 4 bytes. The tag is for people who look.
+pub fn encode_block(tag: Tag, count: u32, rows: &[u8]) -> Bytes {
+    let mut body = Vec::with_capacity(20 + rows.len());
+    body.put_u64_le(tag.n);
+    body.put_u64_le(tag.epoch);
+    body.put_u32_le(count);
+    body.put_slice(rows);
+    seal(BLOCK, &body)
+}
+
+/// The rows of a block from the store.
+pub fn decode_block(record: &Bytes) -> Result<Vec<Bytes>, RecordError> {
+    const WHAT: &str = "outbox block";
+    let mut rest = open(BLOCK, WHAT, record)?;
+    split(&mut rest, 16, WHAT)?;
+    let count = u32_le(&mut rest, WHAT)?;
+    let row = |_| {
+        let len = u32_le(&mut rest, WHAT)?;
+        split(&mut rest, len as usize, WHAT).map(|row| record.slice_ref(row))
+    };
+    (0..count).map(row).collect()
 }
 
 #[derive(Serialize, Deserialize)]

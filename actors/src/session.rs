@@ -35,6 +35,8 @@ pub struct Books {
     pub unreported: Counts,
     /// The cut under way; `u64::MAX` while there is none.
     pub cut: u64,
+    /// By how many bytes the rows that wait for a checkpoint have changed, not reported either.
+    pub rows_change: i64,
     /// Events given up and not yet in a checkpoint.
     pub dead: Vec<DeadLetter>,
     /// The same, of keys that the checkpoint under way already cut as lagging: they belong to the next one, whatever
@@ -102,6 +104,7 @@ impl Actor for Session {
                 books.counts_behind.merge(&turn.counts_behind);
                 books.unreported.merge(&turn.counts);
                 books.unreported.merge(&turn.counts_behind);
+                books.rows_change += turn.rows_change;
                 if turn.is_behind {
                     books.dead_behind.extend(turn.dead)
                 } else {

@@ -19,7 +19,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     budget::{Backoff, RestartBudget},
-    cell::{Cell, Collected, Core, Failure, KeyLimits, Lagging, Pushed, Recovery},
+    cell::{Cell, Collected, Core, Failure, KeyLimits, Pushed, Recovery},
     committer::CommitterMsg,
     counts::Counts,
     dead_letter::{DeadLetter, Reason},
@@ -31,6 +31,7 @@ use crate::{
     observe::{self, Cause},
     ports::{Log, RecordKey, Store, StoreEntry},
     record::{self, Checkpoint, Tag},
+    row::EmittedRow,
     session::{Books, Desk, Session, SessionState, SharedCell, Wake},
     slots::Slots,
     status::{Status, lock},
@@ -160,6 +161,8 @@ pub struct Shares {
     pub answers: Vec<Answer>,
     /// Keys among them that lag, with the first sequence that each owes.
     pub lagging: Vec<(Key, u64)>,
+    /// Rows that the states emitted on their way.
+    pub rows: Vec<EmittedRow>,
     /// Set when these were the last: ends of the events of the cut, and dead letters among them.
     pub done: Option<(Counts, Vec<DeadLetter>)>,
 }
@@ -338,9 +341,14 @@ impl Actor for Shard {
 impl ShardState {
     /// Brings the partition's numbers up to date.
     fn report(&self) {
-        let unreported = std::mem::take(&mut lock(&self.desk.books).unreported);
+        let mut books = lock(&self.desk.books);
+        let (unreported, rows) = (std::mem::take(&mut books.unreported), std::mem::take(&mut books.rows_change));
+        drop(books);
         if unreported.total() > 0 {
             self.args.status.add(&unreported);
+        }
+        if rows != 0 {
+            self.args.status.rows_bytes.fetch_add(rows, Ordering::Relaxed);
         }
     }
 
@@ -508,7 +516,10 @@ impl ShardState {
         tracing::error!(partition = self.args.partition, %error, "the stored state of a key cannot be read; its events are dead-lettered");
         observe::restarted("session", Cause::StartFailed);
         if let Some(slot) = self.slots.peek(key.as_str()) {
-            let letters = lock(&slot.cell).abandon(&error);
+            let mut cell = lock(&slot.cell);
+            let letters = cell.abandon(&error);
+            lock(&self.desk.books).rows_change += cell.rows_change();
+            drop(cell);
             give_up(&self.desk, letters);
             slot.phase = Phase::Unreadable(error);
         }
@@ -555,7 +566,9 @@ impl ShardState {
         let parked = cell.parked();
         let recovery = cell.recover(&self.args.factory, cut);
         let parked = cell.parked() as i64 - parked as i64;
+        let rows_change = cell.rows_change();
         drop(cell);
+        lock(&self.desk.books).rows_change += rows_change;
         self.args.status.parked.fetch_add(parked, Ordering::Relaxed);
         match recovery {
             Err(error) => self.unreadable(myself, &key, error.0),
@@ -745,38 +758,32 @@ impl ShardState {
             }
             let Some(shared) = barrier.waiting.pop_front() else { break };
             let mut cell = lock(&shared);
-            match cell.collect_share(&self.args.factory, barrier.tag) {
-                Ok(Collected::Share(committed, version)) => {
-                    let committed = committed.as_ref().map(|(tag, version)| (*tag, &version[..]));
-                    let record = record::encode_state(committed, barrier.tag, &version);
+            let mut collected = cell.collect_share(&self.args.factory, barrier.tag);
+            if matches!(collected, Ok(Collected::NotYet))
+                && barrier.lagging < LAGGING_KEYS_MAX
+                && barrier.began.elapsed() >= self.args.limits.lagging_after
+            {
+                collected = cell.collect_lagging(&self.args.factory, barrier.tag);
+            }
+            match collected {
+                Ok(Collected::Share(share)) => {
+                    let committed = share.committed.as_ref().map(|(tag, version)| (*tag, &version[..]));
+                    let record = record::encode_state(committed, barrier.tag, &share.version);
                     let name = RecordKey::State(self.args.partition, cell.key().clone());
                     shares.states.push((name, Some(record)));
                     shares.answers.extend(answer(&mut cell, &self.args, self.delivered));
+                    if let Some(owed_from) = share.owed_from {
+                        barrier.lagging += 1;
+                        shares.lagging.push((cell.key().clone(), owed_from));
+                    }
+                    shares.rows.extend(share.rows);
+                    lock(&self.desk.books).rows_change += cell.rows_change();
                     drop(cell);
                     self.in_flight.push(shared);
                 }
                 Ok(Collected::NotYet) => {
-                    let may_lag =
-                        barrier.began.elapsed() >= self.args.limits.lagging_after && barrier.lagging < LAGGING_KEYS_MAX;
-                    let lagging =
-                        if may_lag { cell.collect_lagging(&self.args.factory, barrier.tag) } else { Ok(None) };
-                    match lagging {
-                        Ok(Some(Lagging { committed, version, owed_from })) => {
-                            barrier.lagging += 1;
-                            shares.lagging.push((cell.key().clone(), owed_from));
-                            let committed = committed.as_ref().map(|(tag, version)| (*tag, &version[..]));
-                            let record = record::encode_state(committed, barrier.tag, &version);
-                            let name = RecordKey::State(self.args.partition, cell.key().clone());
-                            shares.states.push((name, Some(record)));
-                            shares.answers.extend(answer(&mut cell, &self.args, self.delivered));
-                            drop(cell);
-                            self.in_flight.push(shared);
-                        }
-                        _ => {
-                            drop(cell);
-                            barrier.waiting.push_back(shared);
-                        }
-                    }
+                    drop(cell);
+                    barrier.waiting.push_back(shared);
                 }
                 Ok(Collected::Nothing) => {}
                 Err(error) => tracing::error!(error = error.0, "a state cannot be encoded; its last version stays"),

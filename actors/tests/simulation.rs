@@ -4,6 +4,7 @@
 //! `SEED=7` repeats one history, `SEEDS=100000` runs more of them, `FIRST=5000` others. Not here: real homes (tests/faults.rs).
 
 use std::{
+    ops::AddAssign,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -16,6 +17,7 @@ use keyloom_actors::{
     cell::KeyLimits,
     ports::{NewRecord, RecordKey, StoreEntry},
     root::{RootArguments, RootHandle},
+    row::Row,
     status::Status,
     timestamp::{Clock, Timestamp},
     workers::Workers,
@@ -27,6 +29,7 @@ use crate::support::{
     events::{BEGIN, doing, some_event},
     expect::Expect,
     gate::{Gate, Life, Mode, Step},
+    handler::TallyRow,
     random::Random,
     table::{Lines, table},
     world::World,
@@ -60,6 +63,20 @@ struct Count {
     troubles: u64,
     /// Keys that checkpoints left behind.
     lagging: u64,
+    /// Rows that the handler emitted to its table.
+    emitted: u64,
+}
+
+impl AddAssign for Count {
+    fn add_assign(&mut self, other: Self) {
+        self.events += other.events;
+        self.lives += other.lives;
+        self.kills += other.kills;
+        self.zombies += other.zombies;
+        self.troubles += other.troubles;
+        self.lagging += other.lagging;
+        self.emitted += other.emitted;
+    }
 }
 
 /// One process as the world sees it.
@@ -105,9 +122,11 @@ enum Aim {
     PutDone,
     Cursor,
     CursorDone,
+    Blocks,
+    Remove,
 }
 
-const AIMS: [Aim; 14] = [
+const AIMS: [Aim; 16] = [
     Aim::Nowhere,
     Aim::AnyStep,
     Aim::Claim,
@@ -122,6 +141,8 @@ const AIMS: [Aim; 14] = [
     Aim::PutDone,
     Aim::Cursor,
     Aim::CursorDone,
+    Aim::Blocks,
+    Aim::Remove,
 ];
 
 impl Aim {
@@ -129,9 +150,12 @@ impl Aim {
         let writes = |entries: &[StoreEntry], of: fn(&RecordKey) -> bool| entries.iter().any(|(key, _)| of(key));
         let is_record = |key: &RecordKey| matches!(key, RecordKey::Checkpoint(_));
         let is_state = |key: &RecordKey| matches!(key, RecordKey::State(..));
+        let is_block = |key: &RecordKey| matches!(key, RecordKey::Outbox(..));
         let is_cursor = |key: &RecordKey| matches!(key, RecordKey::Output(..));
         match (self, step) {
             (Self::AnyStep, _) | (Self::Claim, Step::Claim) | (Self::ReadAgain, Step::ReadAgain) => true,
+            (Self::Remove, Step::Remove) => true,
+            (Self::Blocks, Step::Committed(e)) => writes(e, is_block) && !writes(e, is_record),
             (Self::Put, Step::Put(_)) | (Self::PutDone, Step::PutDone(_)) => true,
             (Self::Recovery, Step::Get(keys)) => keys.iter().any(is_record),
             (Self::Hydration, Step::Get(keys)) => keys.iter().any(is_state),
@@ -147,7 +171,10 @@ impl Aim {
 }
 
 fn random_setup(random: &mut Random) -> Setup {
+    let emits = random.one_in(2);
+    let setup = if emits { Setup::emitting(cut_at(random.range(3, 60))) } else { Setup::default() };
     Setup {
+        outbox_max: [0, 2_000, u64::MAX][random.range(0, 3) as usize],
         shards: random.range(1, 4) as usize,
         resident_max: random.range(1, 30) as usize,
         idle_after: Duration::from_millis(250 * random.range(1, 8)),
@@ -159,7 +186,7 @@ fn random_setup(random: &mut Random) -> Setup {
         checkpoint_every: Duration::from_millis(random.range(1, 80)),
         in_flight_max: [8 << 10, 64 << 10, 64 << 20][random.range(0, 3) as usize],
         tables: vec![table("raw", Lines::default(), cut_at(random.range(3, 60)))],
-        ..Setup::default()
+        ..setup
     }
 }
 
@@ -217,6 +244,7 @@ async fn history(seed: u64) -> Count {
     world.append((0..50).map(|_| some_event(&mut random, keys, &mut id)));
     rest(&world, &setup, &clock, processes).await;
     count.events = world.last_seq();
+    count.emitted = world.output(TallyRow::TABLE).rows;
     count
 }
 
@@ -306,14 +334,7 @@ fn no_history_loses_repeats_or_reorders_anything() {
             }
             match run(seed) {
                 Err(error) => failed.push((seed, error)),
-                Ok(count) => {
-                    sum.events += count.events;
-                    sum.lives += count.lives;
-                    sum.kills += count.kills;
-                    sum.zombies += count.zombies;
-                    sum.troubles += count.troubles;
-                    sum.lagging += count.lagging;
-                }
+                Ok(count) => sum += count,
             }
         }
     };

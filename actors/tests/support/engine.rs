@@ -12,7 +12,9 @@ use keyloom_actors::{
     feature_cache::FeatureCache,
     partition::PartitionPlan,
     ports::Homes,
+    record::Follows,
     root::{RootArguments, RootHandle},
+    row::Row,
     status::Status,
     table_cut::CutPolicy,
     timestamp::{Clock, SystemClock},
@@ -26,7 +28,7 @@ use tokio::{
 use super::{
     expect::Expect,
     gate::Life,
-    handler::{Counting, Factory},
+    handler::{Counting, Factory, TallyRow},
     lock, meter,
     table::{self, Lines},
     wait,
@@ -44,6 +46,9 @@ pub struct Setup {
     pub checkpoint_every: Duration,
     pub in_flight_max: u64,
     pub tables: Vec<TableSpec>,
+    /// When rows that the handler emits become files; none: it emits no rows.
+    pub emitted: Option<CutPolicy>,
+    pub outbox_max: u64,
     pub handler: Arc<Counting>,
 }
 
@@ -58,6 +63,8 @@ impl Default for Setup {
             checkpoint_every: Duration::from_millis(20),
             in_flight_max: 64 << 20,
             tables: vec![table::table("raw", Lines::default(), cut_at(1_000))],
+            emitted: None,
+            outbox_max: u64::MAX,
             handler: Arc::default(),
         }
     }
@@ -71,7 +78,7 @@ impl Setup {
             partition: world.partition,
             owner: "a scenario".to_owned(),
             homes: Homes { log: Arc::clone(&ports) as _, store: Arc::clone(&ports) as _, lake: ports },
-            factory: Arc::new(Factory(Arc::clone(&self.handler))),
+            factory: Arc::new(Factory::new(Arc::clone(&self.handler))),
             keys: KeyPaths::new(["domain_userid"]),
             shards: self.shards,
             resident_max: self.resident_max,
@@ -80,7 +87,8 @@ impl Setup {
             limits: self.limits,
             checkpoint_every: self.checkpoint_every,
             in_flight_max: self.in_flight_max,
-            tables: self.tables.clone(),
+            tables: self.specs(),
+            outbox_max: self.outbox_max,
             cache: Arc::new(FeatureCache::new(100_000)),
             status: Arc::default(),
             clock,
@@ -88,9 +96,23 @@ impl Setup {
         }
     }
 
+    /// One whose handler emits rows, which become files as `cut` says.
+    pub fn emitting(cut: CutPolicy) -> Self {
+        let handler = Arc::new(Counting::emitting());
+        Self { emitted: Some(cut), handler, ..Self::default() }
+    }
+
+    fn specs(&self) -> Vec<TableSpec> {
+        let emitted = |cut: &CutPolicy| TableSpec {
+            follows: Follows::Outbox,
+            ..table::table(TallyRow::TABLE, Lines::default(), *cut)
+        };
+        self.tables.iter().cloned().chain(self.emitted.iter().map(emitted)).collect()
+    }
+
     /// Names of its tables.
     pub fn tables(&self) -> Vec<String> {
-        self.tables.iter().map(|t| t.name.clone()).collect()
+        self.specs().into_iter().map(|t| t.name).collect()
     }
 }
 

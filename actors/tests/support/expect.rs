@@ -8,10 +8,11 @@ use keyloom_actors::{
     ports::RecordKey,
     recent_ids::RECENT_IDS_MAX,
     record::{self, Counters},
+    row::Row,
 };
 
 use super::{
-    handler::{Tally, stored_tally},
+    handler::{Tally, TallyRow, rows_of, stored_tally},
     table,
     world::World,
 };
@@ -25,6 +26,8 @@ pub struct Expect {
     dead: BTreeMap<u64, (Reason, u32)>,
     counters: Counters,
     rows: BTreeSet<u64>,
+    /// Rows that the handler emits, if it does: by event and index.
+    emitted: BTreeMap<(u64, u16), TallyRow>,
 }
 
 impl Expect {
@@ -67,6 +70,9 @@ impl Expect {
             };
             if end.is_none() {
                 tally.add(record.seq);
+                for index in 0..rows_of(record.seq) {
+                    expect.emitted.insert((record.seq, index), TallyRow { count: tally.count, digest: tally.digest });
+                }
                 expect.counters.applied += 1;
                 recent.push_back(id);
                 if recent.len() > RECENT_IDS_MAX {
@@ -106,9 +112,10 @@ impl Expect {
             return Some(format!("the checkpoint leaves {:?} behind", checkpoint.lagging));
         }
         for table in tables {
+            let last = if table == TallyRow::TABLE { world.outbox_last() } else { self.last };
             let cursor = world.output(table).cursor;
-            if cursor < self.last {
-                return Some(format!("table {table} is at {cursor} of {}", self.last));
+            if cursor < last {
+                return Some(format!("table {table} is at {cursor} of {last}"));
             }
         }
         self.lacks_feature(world)
@@ -143,7 +150,26 @@ impl Expect {
         self.check_answers(world);
         self.check_dead_letters(world);
         for table in tables {
-            self.check_table(world, table);
+            if table == TallyRow::TABLE { self.check_emitted(world) } else { self.check_table(world, table) }
+        }
+    }
+
+    fn check_emitted(&self, world: &World) {
+        let (mut rows, mut files) = (BTreeMap::new(), 0);
+        for (name, object) in world.objects().iter().filter(|(name, _)| name.starts_with("emitted/")) {
+            files += 1;
+            for (seq, index, row) in table::emitted_rows(object) {
+                assert_eq!(rows.insert((seq, index), row), None, "row {seq}.{index} of {name} is in another file too");
+            }
+        }
+        assert_eq!(rows, self.emitted, "emitted rows");
+        let (output, last) = (world.output(TallyRow::TABLE), world.outbox_last());
+        assert_eq!((output.cursor, output.files, output.rows), (last, files, rows.len() as u64));
+        assert_eq!(output.block_bytes, world.checkpoint().outbox.get(TallyRow::TABLE).map_or(0, |end| end.bytes));
+        for name in world.names() {
+            // What is behind the cursor may still be about to be removed.
+            let RecordKey::Outbox(_, _, number) = name else { continue };
+            assert!(number > output.removed, "block {number} is left, {output:?}");
         }
     }
 

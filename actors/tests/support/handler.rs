@@ -12,6 +12,7 @@ use std::{
 use keyloom_actors::{
     event::EventRef,
     handler::{Context, Fault, Features, Logic, LogicFactory, StateError},
+    row::{EmittedTable, Row},
 };
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +34,22 @@ impl Tally {
     }
 }
 
+/// The row that events of every third sequence emit, and those of every fifteenth twice: the tally with the event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TallyRow {
+    pub count: u64,
+    pub digest: u64,
+}
+
+impl Row for TallyRow {
+    const TABLE: &'static str = "emitted";
+}
+
+/// How many rows the event at `seq` emits.
+pub fn rows_of(seq: u64) -> u16 {
+    u16::from(seq.is_multiple_of(3)) + u16::from(seq.is_multiple_of(15))
+}
+
 /// Makes counting handlers. How often each event was tried outlives sessions, unlike a tally.
 #[derive(Default)]
 pub struct Counting {
@@ -40,12 +57,18 @@ pub struct Counting {
     pub pad: usize,
     /// While set, the event `hold` does not come back, and its worker with it.
     pub held: AtomicBool,
+    /// Whether rows are emitted.
+    pub emits: bool,
     tries: Mutex<HashMap<u64, u32>>,
 }
 
 impl Counting {
     pub fn padded(pad: usize) -> Self {
         Self { pad, ..Self::default() }
+    }
+
+    pub fn emitting() -> Self {
+        Self { emits: true, ..Self::default() }
     }
 
     /// How often the event at `seq` was tried.
@@ -62,7 +85,17 @@ impl Counting {
 }
 
 /// So that a factory can be shared with the sessions it makes.
-pub struct Factory(pub Arc<Counting>);
+pub struct Factory {
+    counting: Arc<Counting>,
+    tables: Vec<EmittedTable>,
+}
+
+impl Factory {
+    pub fn new(counting: Arc<Counting>) -> Self {
+        let tables = if counting.emits { vec![EmittedTable::of::<TallyRow>()] } else { Vec::new() };
+        Self { counting, tables }
+    }
+}
 
 struct Session {
     counting: Arc<Counting>,
@@ -89,22 +122,31 @@ impl LogicFactory for Factory {
         1
     }
 
+    fn tables(&self) -> &[EmittedTable] {
+        &self.tables
+    }
+
     fn create(&self) -> Box<dyn Logic> {
-        Box::new(Session { counting: Arc::clone(&self.0), tally: Tally::default() })
+        Box::new(Session { counting: Arc::clone(&self.counting), tally: Tally::default() })
     }
 
     fn decode(&self, _: u32, bytes: &[u8]) -> Result<Box<dyn Logic>, StateError> {
         let stored: Stored = rmp_serde::from_slice(bytes).map_err(|e| StateError(e.to_string()))?;
-        Ok(Box::new(Session { counting: Arc::clone(&self.0), tally: stored.tally }))
+        Ok(Box::new(Session { counting: Arc::clone(&self.counting), tally: stored.tally }))
     }
 }
 
 impl Logic for Session {
-    fn on_event(&mut self, event: EventRef<'_>, context: &Context<'_>) -> Result<(), Fault> {
+    fn on_event(&mut self, event: EventRef<'_>, context: &mut Context<'_>) -> Result<(), Fault> {
         let what = event.value_named("do").and_then(|v| v.as_str()).unwrap_or_default();
         let (what, number) = what.split_once(' ').unwrap_or((&what, ""));
         let number: u32 = number.parse().unwrap_or(u32::MAX);
         self.tally.add(context.seq); // first of all, so that a failure has something to undo
+        if self.counting.emits {
+            for _ in 0..rows_of(context.seq) {
+                context.emit(&TallyRow { count: self.tally.count, digest: self.tally.digest })?;
+            }
+        }
         if what.is_empty() {
             return Ok(());
         }

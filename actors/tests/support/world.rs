@@ -18,6 +18,7 @@ use keyloom_actors::{
         StoreError, Stored,
     },
     record::{Checkpoint, Output},
+    row::Row,
     timestamp::Timestamp,
 };
 use tokio::sync::watch;
@@ -25,7 +26,7 @@ use tokio::sync::watch;
 use super::{
     events::BEGIN,
     gate::{Gate, Life, Step},
-    handler::Tally,
+    handler::{Tally, TallyRow},
     lock,
     weather::{Fate, Weather},
 };
@@ -171,6 +172,11 @@ impl World {
     pub fn output(&self, table: &str) -> Output {
         let value = self.value(&RecordKey::Output(self.partition, table.to_owned()));
         value.map(|v| Output::decode(&v).expect("a cursor")).unwrap_or_default()
+    }
+
+    /// The last block of emitted rows that counts.
+    pub fn outbox_last(&self) -> u64 {
+        self.checkpoint().outbox.get(TallyRow::TABLE).map_or(0, |end| end.last)
     }
 
     pub fn feature(&self, key: &str) -> Option<Answer> {
@@ -438,12 +444,23 @@ impl Store for Ports {
         Ok(letters.into_iter().take(limit).collect())
     }
 
-    async fn remove_dead_letters(&self, partition: u32, seqs: &[u64]) -> Result<(), StoreError> {
-        let mut store = lock(&self.world.store);
-        for seq in seqs {
-            store.values.remove(&RecordKey::DeadLetter(partition, *seq));
+    async fn remove(&self, keys: &[RecordKey]) -> Result<(), StoreError> {
+        let fate = self.world.weather.call().await;
+        self.life.step(Step::Remove).await;
+        if fate != Fate::Lost {
+            let mut store = lock(&self.world.store);
+            for key in keys {
+                if let RecordKey::Outbox(partition, table, number) = key {
+                    let output = store.values.get(&RecordKey::Output(*partition, table.clone()));
+                    let output = output.map(|o| Output::decode(o).expect("a cursor")).unwrap_or_default();
+                    if *number > output.cursor {
+                        self.world.violated(format!("{key:?} is removed before it is in the lake"));
+                    }
+                }
+                store.values.remove(key);
+            }
         }
-        Ok(())
+        if fate == Fate::Fine { Ok(()) } else { Err(StoreError::Unavailable("the network".to_owned())) }
     }
 }
 

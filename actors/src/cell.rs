@@ -371,12 +371,7 @@ impl Cell {
     }
 
     /// Runs the event at the front of the queue, which has sequence `seq`.
-    fn consume(
-        &mut self,
-        core: &mut SessionCore,
-        factory: &Arc<dyn LogicFactory>,
-        seq: u64,
-    ) -> Result<End, Failure> {
+    fn consume(&mut self, core: &mut SessionCore, factory: &Arc<dyn LogicFactory>, seq: u64) -> Result<End, Failure> {
         let Some(Waiting::Event(event)) = self.inbox.front() else {
             core.skip(seq);
             return Ok(End::Dropped);
@@ -502,11 +497,7 @@ impl Cell {
 
     /// The share of a key that does not come as far as the cut in time: its last good state, and what it still owes, which
     /// the checkpoint leaves to a later one; or not yet, when that is not possible either.
-    pub fn collect_lagging(
-        &mut self,
-        factory: &Arc<dyn LogicFactory>,
-        tag: Tag,
-    ) -> Result<Collected, StateError> {
+    pub fn collect_lagging(&mut self, factory: &Arc<dyn LogicFactory>, tag: Tag) -> Result<Collected, StateError> {
         let Share::Due(cut) = self.share else { return Ok(Collected::NotYet) };
         let owed = self.owed(cut);
         let Some(first) = owed.first().copied().filter(|_| owed.len() <= OWED_EVENTS_MAX) else {

@@ -209,20 +209,32 @@ impl<H: Handler> LogicFactory for TypedFactory<H> {
 
 type Build = fn(&str, serde_json::Value) -> Result<Arc<dyn LogicFactory>, ConfigError>;
 
+#[derive(Clone)]
+struct Registered {
+    build: Build,
+    tables: fn() -> Vec<EmittedTable>,
+}
+
 /// The handlers a binary knows, by name.
 #[derive(Clone, Default)]
 pub struct Registry {
-    handlers: BTreeMap<String, Build>,
+    handlers: BTreeMap<String, Registered>,
 }
 
 impl Registry {
     /// Registers `H` as `name`; the last registration of a name counts.
     pub fn add<H: Handler>(&mut self, name: &str) {
-        self.handlers.insert(name.to_owned(), |name, config| {
+        let build: Build = |name, config| {
             let config = serde_json::from_value(config).map_err(|e| ConfigError(e.to_string()))?;
             let handler = Arc::new(H::new(config)?);
             Ok(Arc::new(TypedFactory { name: name.to_owned(), handler, tables: H::tables() }))
-        });
+        };
+        self.handlers.insert(name.to_owned(), Registered { build, tables: H::tables });
+    }
+
+    /// The tables that handler `name` emits rows to; `None` when there is no such handler.
+    pub fn tables(&self, name: &str) -> Option<Vec<EmittedTable>> {
+        self.handlers.get(name).map(|handler| (handler.tables)())
     }
 
     /// Registered names, in order.
@@ -232,7 +244,7 @@ impl Registry {
 
     /// Builds handler `name` with its section of the topology (an empty object when it has none).
     pub fn build(&self, name: &str, config: serde_json::Value) -> Result<Arc<dyn LogicFactory>, ConfigError> {
-        let build = self.handlers.get(name).ok_or_else(|| ConfigError(format!("no handler is called {name:?}")))?;
-        build(name, config)
+        let handler = self.handlers.get(name).ok_or_else(|| ConfigError(format!("no handler is called {name:?}")))?;
+        (handler.build)(name, config)
     }
 }

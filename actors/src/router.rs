@@ -193,7 +193,8 @@ impl RouterState {
         let is_full = bytes > limit;
         if is_full != std::mem::replace(&mut self.outbox_full, is_full) {
             let partition = self.args.partition;
-            let text = "the outbox is full: the lake does not take the rows that handlers emit, so the partition pauses";
+            let text =
+                "the outbox is full: the lake does not take the rows that handlers emit, so the partition pauses";
             if is_full {
                 tracing::error!(partition, bytes, limit, "{text}");
             } else {

@@ -12,10 +12,10 @@ use bytes::Bytes;
 use crate::{
     event::EventRef,
     handler::{Context, Fault, Features, Logic, LogicFactory, StateError},
-    row::{EmittedRow, EmittedTable},
     key::Key,
     recent_ids::RecentIds,
     record,
+    row::{EmittedRow, EmittedTable},
     timestamp::Timestamp,
 };
 

@@ -10,6 +10,7 @@ use keyloom_actors::{
     feature_cache::FeatureCache,
     handler::LogicFactory,
     partition::PartitionPlan,
+    record::Follows,
     root::{RootArguments, RootHandle},
     status::Status,
     table_cut::CutPolicy,
@@ -19,9 +20,9 @@ use keyloom_actors::{
 use tokio::sync::mpsc;
 
 use crate::{
-    homes::{OpenHomes, raw_events_format},
+    homes::{OpenHomes, emitted_rows_format, raw_events_format},
     lake,
-    topology::Topology,
+    topology::{TableFrom, Topology},
 };
 
 /// See the module.
@@ -52,27 +53,30 @@ impl Running {
         let resident_max = usize::try_from(sessions.resident_max)?;
         let cache = Arc::new(FeatureCache::new(resident_max + resident_max / 4));
         let statuses: Vec<Arc<Status>> = (0..partitions).map(|_| Arc::default()).collect();
-        let plan = |partition: u32| PartitionPlan {
-            partition,
-            owner: format!("{}@{}", topology.engine.name, std::process::id()),
-            homes: homes.homes.clone(),
-            factory: Arc::clone(&factory),
-            keys: key_paths(topology),
-            shards: topology.engine.shards.map_or(cores, |n| n as usize),
-            resident_max: resident_max.div_ceil(partitions as usize),
-            idle_after: sessions.idle_after,
-            attempts: sessions.attempts,
-            limits: KeyLimits::default(),
-            checkpoint_every: topology.store.checkpoint_every,
-            in_flight_max: topology.engine.in_flight_max / u64::from(partitions),
-            tables: tables(topology, &homes.lake_prefix, partition),
-            cache: Arc::clone(&cache),
-            status: Arc::clone(&statuses[partition as usize]),
-            clock: Arc::new(SystemClock),
-            workers: Arc::clone(&workers),
+        let plan = |partition: u32| -> anyhow::Result<PartitionPlan> {
+            Ok(PartitionPlan {
+                partition,
+                owner: format!("{}@{}", topology.engine.name, std::process::id()),
+                homes: homes.homes.clone(),
+                factory: Arc::clone(&factory),
+                keys: key_paths(topology),
+                shards: topology.engine.shards.map_or(cores, |n| n as usize),
+                resident_max: resident_max.div_ceil(partitions as usize),
+                idle_after: sessions.idle_after,
+                attempts: sessions.attempts,
+                limits: KeyLimits::default(),
+                checkpoint_every: topology.store.checkpoint_every,
+                in_flight_max: topology.engine.in_flight_max / u64::from(partitions),
+                tables: tables(topology, &*factory, &homes.lake_prefix, partition)?,
+                outbox_max: topology.store.outbox_max / u64::from(partitions),
+                cache: Arc::clone(&cache),
+                status: Arc::clone(&statuses[partition as usize]),
+                clock: Arc::new(SystemClock),
+                workers: Arc::clone(&workers),
+            })
         };
         let (lost, lost_partitions) = mpsc::unbounded_channel();
-        let arguments = RootArguments { partitions: (0..partitions).map(plan).collect(), lost };
+        let arguments = RootArguments { partitions: (0..partitions).map(plan).collect::<Result<_, _>>()?, lost };
         let root = RootHandle::start(arguments).await.map_err(|e| anyhow!("the engine does not start: {e}"))?;
         Ok(Self { root, statuses, cache, homes, lost: lost_partitions, _workers: workers })
     }
@@ -92,19 +96,32 @@ impl Running {
     }
 }
 
-fn tables(topology: &Topology, lake_prefix: &str, partition: u32) -> Vec<TableSpec> {
+fn tables(
+    topology: &Topology,
+    factory: &dyn LogicFactory,
+    lake_prefix: &str,
+    partition: u32,
+) -> anyhow::Result<Vec<TableSpec>> {
     let spec = |(name, table): (&String, &crate::topology::Table)| {
         let (prefix, table_name) = (lake_prefix.to_owned(), name.clone());
-        let format = raw_events_format(partition);
+        let (follows, format) = match table.from {
+            TableFrom::Events => (Follows::Log, raw_events_format(partition)),
+            TableFrom::Handler => {
+                let emitted = factory.tables().iter().find(|emitted| emitted.name == name);
+                let emitted = emitted.ok_or_else(|| anyhow!("handler {} has no table {name}", factory.name()))?;
+                (Follows::Outbox, emitted_rows_format(emitted, partition)?)
+            }
+        };
         let extension = format.extension();
-        TableSpec {
+        Ok(TableSpec {
             name: name.clone(),
+            follows,
             format,
             object_name: Arc::new(move |hive, first, last| {
                 lake::object_name(&prefix, &table_name, hive, partition, first, last, extension)
             }),
             cut: CutPolicy { rows: table.cut.rows, bytes: table.cut.bytes, age: table.cut.age },
-        }
+        })
     };
     topology.tables.iter().map(spec).collect()
 }

@@ -16,6 +16,7 @@ use crate::{
     faces::{self, Server, View},
     front_door::{self, Acceptor, FrontDoor, Limits},
     homes::{self, OWNER_FILE},
+    lake,
     running::{Running, key_paths},
     telemetry,
     topology::{self, Topology},
@@ -112,6 +113,7 @@ pub fn describe_metrics() {
     keyloom_actors::observe::describe();
     faces::observe::describe();
     front_door::observe::describe();
+    lake::observe::describe();
 }
 
 /// The rules by which events enter the log of a topology.

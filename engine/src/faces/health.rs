@@ -53,6 +53,7 @@ fn partition(number: usize, status: &Status) -> Value {
         "routed": read(&status.routed),
         "checkpoint_cut": read(&status.cut),
         "tables_cursor": status.tables_cursor(),
+        "outbox_bytes": status.outbox_bytes(),
         "sessions_live": status.sessions_live.load(Ordering::Relaxed),
         "applied": counters.applied,
         "duplicate": counters.duplicate,

@@ -33,6 +33,8 @@ pub fn describe() {
         "Events that wait to be read again: their key restarts, or is too hot for memory."
     );
     describe_gauge!("keyloom_evicted_state_bytes", Unit::Bytes, "Evicted state waiting for a checkpoint.");
+    describe_gauge!("keyloom_emitted_row_bytes", Unit::Bytes, "Emitted rows waiting for a checkpoint.");
+    describe_gauge!("keyloom_outbox_bytes", Unit::Bytes, "Emitted rows in checkpoints that wait for the lake.");
     describe_gauge!("keyloom_checkpoint_age_seconds", Unit::Seconds, "Time since the last checkpoint committed.");
     describe_gauge!("keyloom_partition_running", Unit::Count, "1 while the partition runs.");
     describe_gauge!("keyloom_log_fsync_always", Unit::Count, "1 when every acknowledged event is on disk, 0 when not.");
@@ -102,6 +104,9 @@ fn export_partition(partition: &str, status: &Status, counters: &keyloom_actors:
     gauge!("keyloom_parked_events", "partition" => label()).set(parked as f64);
     let pool = status.pool_bytes.load(Ordering::Relaxed).max(0);
     gauge!("keyloom_evicted_state_bytes", "partition" => label()).set(pool as f64);
+    let rows = status.rows_bytes.load(Ordering::Relaxed).max(0);
+    gauge!("keyloom_emitted_row_bytes", "partition" => label()).set(rows as f64);
+    gauge!("keyloom_outbox_bytes", "partition" => label()).set(status.outbox_bytes() as f64);
     let at = Timestamp(status.checkpoint_at.load(Ordering::Relaxed));
     let age = if at.0 > 0 { now.seconds_since(at) } else { 0.0 };
     gauge!("keyloom_checkpoint_age_seconds", "partition" => label()).set(age);

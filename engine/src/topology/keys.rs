@@ -215,6 +215,13 @@ pub(super) const STORE: Section = Section {
         .only("nats"),
         key("replicas", Kind::Count(1, 5), "1", "Servers that hold a copy (default: the log's).").only("nats"),
         key("checkpoint_every", Kind::Time(MS_100, HOUR), "5s", "Time between checkpoints.").default(),
+        key(
+            "outbox_max",
+            Kind::Size(MIB, 1024 * TIB),
+            "10GiB",
+            "Rows that handlers emit and the lake does not take yet, shared by the partitions, before they pause.",
+        )
+        .default(),
     ],
 };
 
@@ -329,7 +336,7 @@ pub(super) const TABLE: Section = Section {
             "handler",
             Kind::Text(names::filled),
             "session-features",
-            "Rows that this handler emits: comes in a later version.",
+            "Instead of from: the rows that this handler emits.",
         ),
         key(
             "cut",

@@ -299,6 +299,7 @@ impl BatcherState {
                     self.reader = None;
                     let (partition, table) = (self.args.partition, &self.args.table.name);
                     tracing::error!(partition, table, wanted, first, "retention overran a table: its rows are lost");
+                    observe::table_overrun(table, first.saturating_sub(self.next));
                     self.next = self.next.max(first);
                 }
                 Err(LogError::Corrupt(error)) => return Err(LogError::Corrupt(error).into()),

@@ -71,7 +71,7 @@ impl Setup {
             partition: world.partition,
             owner: "a scenario".to_owned(),
             homes: Homes { log: Arc::clone(&ports) as _, store: Arc::clone(&ports) as _, lake: ports },
-            factory: Arc::new(Factory(Arc::clone(&self.handler))),
+            factory: Arc::new(Factory(Arc::clone(&self.handler), Arc::clone(life))),
             keys: KeyPaths::new(["domain_userid"]),
             shards: self.shards,
             resident_max: self.resident_max,

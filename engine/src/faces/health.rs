@@ -53,6 +53,8 @@ fn partition(number: usize, status: &Status) -> Value {
         "routed": read(&status.routed),
         "checkpoint_cut": read(&status.cut),
         "tables_cursor": status.tables_cursor(),
+        "careful": status.careful.load(Ordering::Relaxed),
+        "starts_without_progress": read(&status.starts),
         "sessions_live": status.sessions_live.load(Ordering::Relaxed),
         "applied": counters.applied,
         "duplicate": counters.duplicate,

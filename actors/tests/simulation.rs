@@ -81,7 +81,7 @@ struct Process {
 impl Process {
     async fn start(world: &Arc<World>, setup: &Setup, clock: &Arc<PausedClock>, life: Life) -> Self {
         let life = Arc::new(life);
-        let workers = Workers::on(tokio::runtime::Handle::current());
+        let workers = Arc::new(Workers::on(tokio::runtime::Handle::current()));
         let plan = setup.plan(world, &life, Arc::clone(clock) as _, workers);
         let status = Arc::clone(&plan.status);
         let (lost_sender, lost) = mpsc::unbounded_channel();

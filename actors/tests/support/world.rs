@@ -189,6 +189,12 @@ impl World {
         value.map(|v| Checkpoint::decode(&v).expect("a checkpoint")).unwrap_or_default()
     }
 
+    /// What is known of starts without progress.
+    pub fn care(&self) -> Care {
+        let value = self.value(&RecordKey::Care(self.partition));
+        value.map(|v| Care::decode(&v).expect("a record of starts")).unwrap_or_default()
+    }
+
     pub fn output(&self, table: &str) -> Output {
         let value = self.value(&RecordKey::Output(self.partition, table.to_owned()));
         value.map(|v| Output::decode(&v).expect("a cursor")).unwrap_or_default()

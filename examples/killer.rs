@@ -36,7 +36,7 @@ impl Handler for Killer {
     }
 
     fn on_event(&self, count: &mut Count, event: EventRef<'_>, _: &Context<'_>) -> Result<(), Fault> {
-        match event.value_named("do").as_ref().and_then(|value| value.as_str()) {
+        match event.value_named("do").and_then(|value| value.as_str()).as_deref() {
             Some("abort") => std::process::abort(),
             Some("hang") => loop {
                 thread::sleep(Duration::from_secs(1)); // an endless loop, that leaves the machine to others

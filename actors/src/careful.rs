@@ -174,8 +174,8 @@ impl Suspect {
 impl Verdicts {
     /// How many of the next events of a key, in order, may be tried together; a suspect stands alone.
     pub fn together(&self, next: &[u64]) -> usize {
-        let tried = next.iter().take_while(|seq| !self.suspects.contains(*seq)).count();
-        tried.min(TRIAL_EVENTS_MAX).max(1).min(next.len())
+        let tried = next.iter().take(TRIAL_EVENTS_MAX).take_while(|seq| !self.suspects.contains(*seq)).count();
+        tried.max(usize::from(!next.is_empty()))
     }
 
     /// Whether the trial of these events must be the only one of the process.

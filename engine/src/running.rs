@@ -172,10 +172,12 @@ impl Running {
     pub async fn broken(&mut self) -> Broken {
         loop {
             tokio::select! {
-                Some(reason) = self.lost.recv() => match self.is_stuck.load(Ordering::Relaxed) {
-                    false => return Broken::Lost(reason),
-                    true => {} // to ourselves; the other arm comes
-                },
+                Some(reason) = self.lost.recv() => {
+                    // Else it was lost to ourselves, and the other arm comes.
+                    if !self.is_stuck.load(Ordering::Relaxed) {
+                        return Broken::Lost(reason);
+                    }
+                }
                 Some(()) = self.stuck.recv() => return Broken::Stuck,
                 else => std::future::pending().await,
             }

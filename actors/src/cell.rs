@@ -332,13 +332,41 @@ impl Cell {
         Ok(())
     }
 
+    /// The next sequences that a turn would try, in order, at most `max`.
+    pub fn next_to_try(&mut self, max: usize) -> Vec<u64> {
+        let Core::Live(core) = &self.core else { return Vec::new() };
+        while self.inbox.front().is_some_and(|waiting| waiting.seq() <= core.applied()) {
+            self.inbox.pop_front(); // as a turn does with what is already in a recovered state
+        }
+        self.inbox.iter().take(max).map(Waiting::seq).collect()
+    }
+
+    /// Does for nothing what will be asked of the state anyway, so that an event is still being tried when its effect on the
+    /// state kills the process. Whether it works is told when it is asked for.
+    pub fn rehearse(&self, factory: &Arc<dyn LogicFactory>, partition: u32) {
+        if let Core::Live(core) = &self.core {
+            drop((core.encode(factory), core.answer(&self.key, partition)));
+        }
+    }
+
+    /// Event `seq` is given up without being tried.
+    pub fn condemn(&mut self, seq: u64, reason: Reason, text: String, attempts: u32) {
+        self.condemned.insert(seq, (reason, text));
+        self.attempts.insert(seq, attempts);
+    }
+
     /// Consumes queued events until the queue is empty, the turn is over, or an event fails. On an error the state is
     /// gone and the shard restarts the session from [`Cell::recover`]; a panic of the handler has the same effect.
     pub fn turn(&mut self, factory: &Arc<dyn LogicFactory>, cut: u64) -> Result<Turn, Failure> {
+        self.turn_of(factory, cut, TURN_EVENTS_MAX)
+    }
+
+    /// The same, over at most `events_max`.
+    pub fn turn_of(&mut self, factory: &Arc<dyn LogicFactory>, cut: u64, events_max: usize) -> Result<Turn, Failure> {
         let Core::Live(mut core) = std::mem::replace(&mut self.core, Core::Absent) else {
             return Ok(Turn { more: false, ..Turn::default() });
         };
-        let mut left = TURN_EVENTS_MAX;
+        let mut left = events_max;
         while left > 0 {
             let Some(seq) = self.inbox.front().map(Waiting::seq) else { break };
             left -= 1;

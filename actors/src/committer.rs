@@ -6,10 +6,14 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, oneshot},
+    time::Instant,
+};
 
 use crate::{
     budget::Backoff,
+    careful::Care,
     counts::Counts,
     credit::Credit,
     failure::ActorFailure,
@@ -25,6 +29,7 @@ use crate::{
     shard::{Answer, ShardMsg, Shares},
     status::Status,
     timestamp::Clock,
+    trials::{Notes, Trials},
 };
 
 /// Wait before a batch is tried again.
@@ -64,6 +69,10 @@ pub struct CommitterArguments {
     pub status: Arc<Status>,
     /// For freshness.
     pub clock: Arc<dyn Clock>,
+    /// What the store knows of starts without progress ...
+    pub care: Care,
+    /// ... and who may try events while some partition is careful.
+    pub trials: Arc<Trials>,
 }
 
 /// Answered when a write is committed.
@@ -90,6 +99,10 @@ pub enum CommitterMsg {
     Write(Vec<StoreEntry>, WriteReply),
     /// Publish everything, make a checkpoint, then answer.
     Drain(oneshot::Sender<()>),
+    /// Note these events, in careful mode, then answer: they are about to be tried.
+    Try(Vec<u64>, oneshot::Sender<()>),
+    /// They were tried; the permit goes when the store knows.
+    Tried(Vec<u64>, OwnedSemaphorePermit),
 }
 
 enum Phase {
@@ -137,6 +150,7 @@ pub struct CommitterState {
     cuts_for_drain: bool,
     drain_cut: bool,
     stepping: bool,
+    notes: Notes,
 }
 
 impl Actor for Committer {
@@ -151,6 +165,8 @@ impl Actor for Committer {
     ) -> Result<CommitterState, ActorProcessingErr> {
         myself.send_interval(TICK, || CommitterMsg::Tick);
         let now = Instant::now();
+        let notes = Notes::new(args.care.clone(), args.checkpoint.progress(), &args.trials);
+        show_care(&args.status, &notes);
         Ok(CommitterState {
             head: Head { epoch: args.claim.epoch, batch: 0, published: args.floor },
             args,
@@ -167,6 +183,7 @@ impl Actor for Committer {
             cuts_for_drain: false,
             drain_cut: false,
             stepping: false,
+            notes,
         })
     }
 
@@ -183,7 +200,10 @@ impl Actor for Committer {
             CommitterMsg::Cut(cut) => state.begin_writing(*cut),
             CommitterMsg::AnswersDue => state.answers_due = true,
             CommitterMsg::Write(entries, reply) => state.writes.push_back((entries, reply)),
+            CommitterMsg::Try(seqs, noted) => state.notes.open(&seqs, noted),
+            CommitterMsg::Tried(seqs, permit) => state.notes.close(&seqs, permit),
             CommitterMsg::Drain(reply) if state.is_below_floor() => {
+                state.end_in_order().await?;
                 reply.send(()).ok(); // nothing new to save: the last checkpoint is as good
             }
             CommitterMsg::Drain(reply) => {
@@ -202,6 +222,7 @@ impl Actor for Committer {
 impl CommitterState {
     /// Does the next piece of work; true when there may be more right away.
     async fn step(&mut self) -> Result<bool, ActorFailure> {
+        self.write_notes().await?;
         if let Some((entries, reply)) = self.writes.pop_front() {
             let committed = self.commit(entries, true).await;
             // A batcher that is gone does not care.
@@ -237,6 +258,26 @@ impl CommitterState {
                 Ok(published)
             }
         }
+    }
+
+    /// Whoever waits to try events, and whoever has: all of them in one batch. What a crash of the machine takes back is only
+    /// who was being tried, and nobody is suspected for that.
+    async fn write_notes(&mut self) -> Result<(), ActorFailure> {
+        if let Some(care) = self.notes.due() {
+            let entry = (RecordKey::Care(self.args.claim.partition), Some(care.encode()));
+            self.commit(vec![entry], false).await?;
+            self.notes.written();
+        }
+        Ok(())
+    }
+
+    /// This start is not one that came to nothing, however far it came.
+    async fn end_in_order(&mut self) -> Result<(), ActorFailure> {
+        if let Some(care) = self.notes.drained() {
+            let entry = (RecordKey::Care(self.args.claim.partition), Some(care.encode()));
+            self.commit(vec![entry], true).await?;
+        }
+        Ok(())
     }
 
     /// One fenced, chained batch; tried until the store has it, or says that it is not ours to write any more.
@@ -391,6 +432,7 @@ impl CommitterState {
         next.cut = cut.last;
         next.clock = cut.clock;
         next.lagging = lagging.iter().map(|(key, _)| key.to_string()).collect();
+        next.owed_from = lagging.iter().map(|(_, first)| *first).min().unwrap_or(0);
         next.counters.add(&counts.to_counters());
         if cut.dropped > 0 {
             *next.counters.dropped.entry("retention".to_owned()).or_default() += cut.dropped;
@@ -414,6 +456,15 @@ impl CommitterState {
         status.checkpoint_at.store(self.args.clock.now().0, std::sync::atomic::Ordering::Relaxed);
         self.checkpoint_ended = Instant::now();
         observe::checkpoint(self.checkpoint_began.elapsed().as_secs_f64());
+        if self.notes.progressed(self.args.checkpoint.progress()) {
+            let partition = self.args.claim.partition;
+            tracing::info!(
+                partition,
+                cut = cut.last,
+                "all that a dead process may have tried is done: careful mode ends"
+            );
+        }
+        show_care(&self.args.status, &self.notes);
         // What lagging keys owe is not done yet: who drains waits for a checkpoint that leaves nobody behind.
         if self.cuts_for_drain && self.args.checkpoint.lagging.is_empty() {
             self.drain_cut = true;
@@ -449,6 +500,7 @@ impl CommitterState {
             self.publish_at = Instant::now() + pause;
         }
         if self.drain_cut && !self.answers_due {
+            self.end_in_order().await?;
             for reply in self.draining.drain(..) {
                 reply.send(()).ok(); // whoever asked may have stopped waiting
             }
@@ -486,6 +538,12 @@ impl CommitterState {
         self.args.cache.publish(answers.into_iter().map(|a| (a.key, a.json)));
         Ok(())
     }
+}
+
+fn show_care(status: &Status, notes: &Notes) {
+    use std::sync::atomic::Ordering::Relaxed;
+    status.careful.store(notes.are_careful(), Relaxed);
+    status.starts.store(u64::from(notes.starts()), Relaxed);
 }
 
 fn dead_entry(partition: u32, letter: &crate::dead_letter::DeadLetter, tag: Tag) -> StoreEntry {

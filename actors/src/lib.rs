@@ -10,6 +10,7 @@ const _: () = assert!(cfg!(panic = "unwind"), "supervision needs panic = \"unwin
 
 pub mod batcher;
 pub mod budget;
+pub mod careful;
 pub mod cell;
 pub mod committer;
 pub mod counts;
@@ -41,4 +42,6 @@ pub mod slots;
 pub mod status;
 pub mod table_cut;
 pub mod timestamp;
+pub mod trials;
+pub mod watchdog;
 pub mod workers;

@@ -68,6 +68,8 @@ pub enum Cause {
     StartFailed,
     /// It was killed.
     Killed,
+    /// Its handler did not come back, and the process was started again.
+    Stuck,
 }
 
 /// Counts a restart: the only place that does.
@@ -77,6 +79,7 @@ pub fn restarted(actor: &'static str, cause: Cause) {
         Cause::Error => "error",
         Cause::StartFailed => "start_failed",
         Cause::Killed => "killed",
+        Cause::Stuck => "stuck",
     };
     counter!("keyloom_actor_restarts_total", "actor" => actor, "cause" => cause).increment(1);
 }

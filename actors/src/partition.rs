@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use crate::{
     batcher::{Batcher, BatcherArguments, BatcherMsg, Source, TableSpec},
     budget::Backoff,
+    careful::{Care, Start},
     cell::KeyLimits,
     committer::{Committer, CommitterArguments, CommitterMsg},
     credit::Credit,
@@ -26,7 +27,7 @@ use crate::{
     feature_cache::FeatureCache,
     handler::LogicFactory,
     observe,
-    ports::{Homes, RecordKey},
+    ports::{Claim, Homes, RecordKey},
     record::{Checkpoint, Follows, Head, Intent, Output},
     router::{Router, RouterArguments, RouterMsg, TableFeed},
     shard::{Shard, ShardArguments, ShardMsg},
@@ -124,6 +125,8 @@ pub struct PartitionState {
     tree: Option<Tree>,
     backoff: Backoff,
     draining: bool,
+    /// The first epoch that this process has claimed.
+    first_epoch: Option<u64>,
 }
 
 impl Actor for Partition {
@@ -138,7 +141,7 @@ impl Actor for Partition {
     ) -> Result<PartitionState, ActorProcessingErr> {
         myself.cast(PartitionMsg::Start)?;
         myself.send_interval(LOG_TICK, || PartitionMsg::LogTick);
-        Ok(PartitionState { plan, tree: None, backoff: RESTART_BACKOFF, draining: false })
+        Ok(PartitionState { plan, tree: None, backoff: RESTART_BACKOFF, draining: false, first_epoch: None })
     }
 
     async fn handle(
@@ -148,15 +151,17 @@ impl Actor for Partition {
         state: &mut PartitionState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            PartitionMsg::Start if state.tree.is_none() => match grow(&state.plan, &myself).await {
-                Ok(tree) => {
-                    state.plan.status.set_trouble(None);
-                    state.plan.status.running.store(true, Ordering::Relaxed);
-                    state.tree = Some(tree);
+            PartitionMsg::Start if state.tree.is_none() => {
+                match grow(&state.plan, &mut state.first_epoch, &myself).await {
+                    Ok(tree) => {
+                        state.plan.status.set_trouble(None);
+                        state.plan.status.running.store(true, Ordering::Relaxed);
+                        state.tree = Some(tree);
+                    }
+                    Err(ActorFailure::Final(error)) => return Err(Box::new(ActorFailure::Final(error))),
+                    Err(ActorFailure::Again(error)) => state.start_later(&myself, error),
                 }
-                Err(ActorFailure::Final(error)) => return Err(Box::new(ActorFailure::Final(error))),
-                Err(ActorFailure::Again(error)) => state.start_later(&myself, error),
-            },
+            }
             PartitionMsg::Start => {}
             PartitionMsg::LogTick => state.look_at_log().await,
             PartitionMsg::Drain(reply) => {
@@ -314,12 +319,53 @@ fn named(follows: Follows) -> &'static str {
     }
 }
 
+/// Counts this start, if it is one, and says what follows from those before; in the store before anything is tried.
+async fn take_care(
+    plan: &PartitionPlan,
+    claim: &mut Claim,
+    head: &Head,
+    before: Option<&Care>,
+    start: &Start,
+) -> Result<Care, ActorFailure> {
+    let partition = plan.partition;
+    let care = Care::begin(before, start);
+    if care.differs_from(before) {
+        let head = Head { epoch: claim.epoch, batch: 0, published: head.published }; // the committer's begin with 1
+        let entry = (RecordKey::Care(partition), Some(care.encode()));
+        plan.homes.store.commit(claim, head.encode(), vec![entry], true).await?;
+    }
+    if care.is_careful(start.progress) {
+        let (starts, until, suspects) = (care.starts, care.until, care.suspects.len());
+        let condemned = care.verdicts().condemned.len();
+        tracing::warn!(
+            partition,
+            starts,
+            progress = start.progress,
+            until,
+            suspects,
+            condemned,
+            "processes died before they had made progress: events are tried carefully, which is slower, until the one that \
+             kills is found"
+        );
+    }
+    for (seq, (reason, deaths)) in care.verdicts().condemned {
+        let reason = reason.label();
+        tracing::error!(partition, seq, reason, deaths, "an event that ended the process is given up");
+    }
+    Ok(care)
+}
+
 /// Claims the partition, reads its records, starts its actors.
-async fn grow(plan: &PartitionPlan, myself: &ActorRef<PartitionMsg>) -> Result<Tree, ActorFailure> {
+async fn grow(
+    plan: &PartitionPlan,
+    first_epoch: &mut Option<u64>,
+    myself: &ActorRef<PartitionMsg>,
+) -> Result<Tree, ActorFailure> {
     let PartitionPlan { partition, ref homes, ref status, .. } = *plan;
-    let claim = homes.store.claim(partition, &plan.owner).await?; // first claim, then read
+    let mut claim = homes.store.claim(partition, &plan.owner).await?; // first claim, then read
+    let first_epoch = *first_epoch.get_or_insert(claim.epoch);
     fault_point::reached(fault_point::CLAIMED);
-    let mut names = vec![RecordKey::Checkpoint(partition), RecordKey::Head(partition)];
+    let mut names = vec![RecordKey::Checkpoint(partition), RecordKey::Head(partition), RecordKey::Care(partition)];
     for table in &plan.tables {
         names.push(RecordKey::Output(partition, table.name.clone()));
         names.push(RecordKey::Intent(partition, table.name.clone()));
@@ -328,6 +374,7 @@ async fn grow(plan: &PartitionPlan, myself: &ActorRef<PartitionMsg>) -> Result<T
     let mut next = || records.next().flatten();
     let mut checkpoint = next().map(|r| Checkpoint::decode(&r)).transpose()?.unwrap_or_default();
     let head = next().map(|r| Head::decode(&r)).transpose()?.unwrap_or_default();
+    let care = next().map(|r| Care::decode(&r)).transpose()?;
     let mut outputs = Vec::new();
     for table in &plan.tables {
         let output = next().map(|r| Output::decode(&r)).transpose()?;
@@ -361,6 +408,15 @@ async fn grow(plan: &PartitionPlan, myself: &ActorRef<PartitionMsg>) -> Result<T
         of_log.for_each(|(output, _)| output.cursor = output.cursor.max(info.first_seq - 1));
     }
     checkpoint.outbox.iter().for_each(|(table, end)| status.set_outbox_end(table, *end));
+    let start = Start {
+        epoch: claim.epoch,
+        first_epoch,
+        progress: checkpoint.progress(),
+        cut: checkpoint.cut,
+        log_last: info.last_seq,
+    };
+    let care = take_care(plan, &mut claim, &head, care.as_ref(), &start).await?;
+    let verdicts = Arc::new(care.verdicts());
     status.start_from(&checkpoint.counters, checkpoint.cut);
     status.owed_from.store(if checkpoint.lagging.is_empty() { u64::MAX } else { 1 }, Ordering::Relaxed);
     status.checkpoint_at.store(plan.clock.now().0, Ordering::Relaxed);
@@ -381,16 +437,19 @@ async fn grow(plan: &PartitionPlan, myself: &ActorRef<PartitionMsg>) -> Result<T
         cache: Arc::clone(&plan.cache),
         status: Arc::clone(status),
         clock: Arc::clone(&plan.clock),
+        care,
+        trials: Arc::clone(&plan.workers.trials),
     };
     let (committer, _) =
         Actor::spawn_linked(name("committer"), Committer, arguments, cell.clone()).await.map_err(failed)?;
     let mut shards = Vec::new();
     for index in 0..plan.shards.max(1) {
+        let worker = plan.workers.next();
         let arguments = ShardArguments {
             partition,
             index,
             shards: plan.shards.max(1),
-            factory: Arc::clone(&plan.factory),
+            factory: worker.watched(&plan.factory, partition),
             store: Arc::clone(&homes.store),
             log: Arc::clone(&homes.log),
             keys: plan.keys.clone(),
@@ -404,9 +463,11 @@ async fn grow(plan: &PartitionPlan, myself: &ActorRef<PartitionMsg>) -> Result<T
             cache: Arc::clone(&plan.cache),
             status: Arc::clone(status),
             committer: committer.clone(),
+            verdicts: Arc::clone(&verdicts),
+            trials: Arc::clone(&plan.workers.trials),
         };
         let (parent, name) = (cell.clone(), Some(format!("shard-{partition}-{index}-{epoch}")));
-        let started = plan.workers.next().spawn(Actor::spawn_linked(name, Shard, arguments, parent));
+        let started = worker.runtime.spawn(Actor::spawn_linked(name, Shard, arguments, parent));
         let (shard, _) = started.await.map_err(|e| ActorFailure::Again(e.to_string()))?.map_err(failed)?;
         shards.push(shard);
     }

@@ -146,6 +146,8 @@ pub enum RecordKey {
     Intent(u32, String),
     /// A table's cursor: everything up to it is in the lake.
     Output(u32, String),
+    /// Starts without progress, and the events that are suspected of them.
+    Care(u32),
 }
 
 /// A put (`Some`) or a delete (`None`).
@@ -344,6 +346,7 @@ impl RecordKey {
             Self::DeadLetter(p, seq) => format!("keyloom.{bucket}.dead.{p}.{seq}"),
             Self::Intent(p, table) => format!("keyloom.{bucket}.intent.{p}.{table}"),
             Self::Output(p, table) => format!("keyloom.{bucket}.outputs.{p}.{table}"),
+            Self::Care(p) => format!("keyloom.{bucket}.care.{p}"),
         }
     }
 
@@ -369,6 +372,7 @@ impl RecordKey {
             Self::DeadLetter(p, seq) => with(b'd', *p, &seq.to_be_bytes()),
             Self::Intent(p, table) => with(b'i', *p, table.as_bytes()),
             Self::Output(p, table) => with(b't', *p, table.as_bytes()),
+            Self::Care(p) => with(b'k', *p, b""),
         }
     }
 }

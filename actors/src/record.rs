@@ -9,6 +9,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
+    careful::Care,
     dead_letter::{DeadLetter, Reason},
     outbox::OutboxEnd,
     timestamp::Timestamp,
@@ -22,6 +23,7 @@ const INTENT: &[u8; 4] = b"KLin";
 const OUTPUT: &[u8; 4] = b"KLou";
 const HEAD: &[u8; 4] = b"KLhd";
 const BLOCK: &[u8; 4] = b"KLob";
+const CARE: &[u8; 4] = b"KLca";
 
 /// A record that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -132,6 +134,9 @@ pub struct Checkpoint {
     pub cut: u64,
     /// Keys that owe events at or below the cut; their state records list which.
     pub lagging: Vec<String>,
+    /// The oldest event that they owe; 0 when there is none, or when the record is older than this field.
+    #[serde(default)]
+    pub owed_from: u64,
     /// Ends of events up to the cut.
     pub counters: Counters,
     /// For each epoch, the last ordinal that it committed.
@@ -147,6 +152,12 @@ impl Checkpoint {
     /// Whether what was written under `tag` counts.
     pub fn is_valid(&self, tag: Tag) -> bool {
         self.lines.get(&tag.epoch).is_some_and(|last| tag.n <= *last)
+    }
+
+    /// The oldest event that is not processed, what lagging keys owe included.
+    pub fn progress(&self) -> u64 {
+        let next = self.cut + 1;
+        if self.owed_from > 0 { next.min(self.owed_from) } else { next }
     }
 
     /// As stored.
@@ -423,6 +434,18 @@ pub fn decode_block(record: &Bytes) -> Result<Vec<Bytes>, RecordError> {
         split(&mut rest, len as usize, WHAT).map(|row| record.slice_ref(row))
     };
     (0..count).map(row).collect()
+}
+
+impl Care {
+    /// As stored.
+    pub fn encode(&self) -> Bytes {
+        seal_named(CARE, self)
+    }
+
+    /// From the store.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        open_named(CARE, "record of starts", bytes)
+    }
 }
 
 #[derive(Serialize, Deserialize)]

@@ -30,7 +30,7 @@ use crate::{
 
 /// Events per pull. Under load a larger pull brings more events of the same key at once, which then cost one wake-up and
 /// one trip to the session's memory; an idle engine pulls what there is. 16,384 events of 400 bytes are 6.5 MB.
-const PULL_EVENTS_MAX: usize = 16_384;
+pub const PULL_EVENTS_MAX: usize = 16_384;
 /// Bytes per pull.
 const PULL_BYTES_MAX: usize = 16 << 20;
 /// How long a pull waits before the router looks at its mailbox again: bounds the latency of a barrier when idle.

@@ -19,6 +19,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     budget::{Backoff, RestartBudget},
+    careful::Verdicts,
     cell::{Cell, Collected, Core, Failure, KeyLimits, Pushed, Recovery},
     committer::CommitterMsg,
     counts::Counts,
@@ -36,6 +37,7 @@ use crate::{
     slots::Slots,
     status::{Status, lock},
     timestamp::Timestamp,
+    trials::Trials,
 };
 
 /// How often a shard looks for idle sessions.
@@ -95,6 +97,10 @@ pub struct ShardArguments {
     pub committer: ActorRef<CommitterMsg>,
     /// The partition's numbers.
     pub status: Arc<Status>,
+    /// What is known of events that may have killed a process ...
+    pub verdicts: Arc<Verdicts>,
+    /// ... and who may try events while some partition is careful.
+    pub trials: Arc<Trials>,
 }
 
 /// What a shard is told.
@@ -250,6 +256,9 @@ impl Actor for Shard {
             shard: myself.clone(),
             committer: args.committer.clone(),
             announced: AtomicBool::new(false),
+            trials: Arc::clone(&args.trials),
+            verdicts: Arc::clone(&args.verdicts),
+            partition: args.partition,
         });
         let mut state = ShardState {
             desk,
@@ -371,6 +380,7 @@ impl ShardState {
             let queued = QueuedEvent::new(Arc::clone(&own), index);
             let key = batch.get(index as usize).key_str();
             if let Some(slot) = self.slots.touch(key) {
+                condemn(&self.args.verdicts, &slot.cell, &[queued.seq()]);
                 let pushed = lock(&slot.cell).push(queued, &self.args.limits);
                 parked += i64::from(pushed == Pushed::Parked);
                 match &slot.phase {
@@ -393,6 +403,7 @@ impl ShardState {
                 self.change_pool(-(bytes as i64));
             }
             let cell = cell.unwrap_or_else(|| Arc::new(Mutex::new(Cell::new(key.clone()))));
+            condemn(&self.args.verdicts, &cell, &[queued.seq()]);
             parked += i64::from(lock(&cell).push(queued, &self.args.limits) == Pushed::Parked);
             missing.push(key.clone());
             let restarts = RestartBudget::new(RESTARTS_MAX, RESTARTS_WINDOW_SECONDS);
@@ -632,6 +643,7 @@ impl ShardState {
 
     fn fetched(&mut self, myself: &ActorRef<ShardMsg>, key: &Key, number: u64, seqs: &[u64], events: Vec<QueuedEvent>) {
         let Some(slot) = self.slots.peek(key.as_str()) else { return };
+        condemn(&self.args.verdicts, &slot.cell, seqs);
         let mut cell = lock(&slot.cell);
         let before = cell.parked();
         let wake = cell.fetched(number, seqs, events);
@@ -850,6 +862,18 @@ impl ShardState {
         let more = due.len() > 0;
         lock(&self.desk.books).due.extend(due.chain(not_yet));
         (answers, more)
+    }
+}
+
+/// Tells a cell which of these events, about to be queued there, are given up untried.
+fn condemn(verdicts: &Verdicts, cell: &SharedCell, seqs: &[u64]) {
+    if verdicts.condemned.is_empty() {
+        return;
+    }
+    for seq in seqs {
+        if let Some((reason, deaths)) = verdicts.condemned.get(seq) {
+            lock(cell).condemn(*seq, *reason, Verdicts::text(*reason, *deaths), *deaths);
+        }
     }
 }
 

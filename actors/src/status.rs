@@ -52,6 +52,10 @@ pub struct Status {
     outboxes: Mutex<BTreeMap<String, Outbox>>,
     /// Another engine has claimed the partition: nothing here may start again.
     pub fenced: AtomicBool,
+    /// Events are tried carefully, see [`crate::careful`].
+    pub careful: AtomicBool,
+    /// Starts of a process that found no progress since the one before, this one included.
+    pub starts: AtomicU64,
     /// Events of the log that were gone before they could be read.
     pub dropped: AtomicI64,
     /// Why the partition is not well, if it is not.

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -16,7 +16,7 @@ use keyloom_actors::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::lock;
+use super::{gate::Life, lock};
 
 pub const NAME: &str = "counting";
 
@@ -60,6 +60,8 @@ pub struct Counting {
     /// Whether rows are emitted.
     pub emits: bool,
     tries: Mutex<HashMap<u64, u32>>,
+    /// Processes that an event has killed.
+    kills: AtomicU64,
 }
 
 impl Counting {
@@ -76,6 +78,11 @@ impl Counting {
         lock(&self.tries).get(&seq).copied().unwrap_or(0)
     }
 
+    /// Processes that an event has killed.
+    pub fn kills(&self) -> u64 {
+        self.kills.load(Ordering::Relaxed)
+    }
+
     fn try_again(&self, seq: u64) -> u32 {
         let mut tries = lock(&self.tries);
         let tries = tries.entry(seq).or_default();
@@ -87,18 +94,20 @@ impl Counting {
 /// So that a factory can be shared with the sessions it makes.
 pub struct Factory {
     counting: Arc<Counting>,
+    life: Arc<Life>,
     tables: Vec<EmittedTable>,
 }
 
 impl Factory {
-    pub fn new(counting: Arc<Counting>) -> Self {
+    pub fn new(counting: Arc<Counting>, life: Arc<Life>) -> Self {
         let tables = if counting.emits { vec![EmittedTable::of::<TallyRow>()] } else { Vec::new() };
-        Self { counting, tables }
+        Self { counting, life, tables }
     }
 }
 
 struct Session {
     counting: Arc<Counting>,
+    life: Arc<Life>,
     tally: Tally,
 }
 
@@ -127,12 +136,20 @@ impl LogicFactory for Factory {
     }
 
     fn create(&self) -> Box<dyn Logic> {
-        Box::new(Session { counting: Arc::clone(&self.counting), tally: Tally::default() })
+        Box::new(Session {
+            counting: Arc::clone(&self.counting),
+            life: Arc::clone(&self.life),
+            tally: Tally::default(),
+        })
     }
 
     fn decode(&self, _: u32, bytes: &[u8]) -> Result<Box<dyn Logic>, StateError> {
         let stored: Stored = rmp_serde::from_slice(bytes).map_err(|e| StateError(e.to_string()))?;
-        Ok(Box::new(Session { counting: Arc::clone(&self.counting), tally: stored.tally }))
+        Ok(Box::new(Session {
+            counting: Arc::clone(&self.counting),
+            life: Arc::clone(&self.life),
+            tally: stored.tally,
+        }))
     }
 }
 
@@ -150,9 +167,15 @@ impl Logic for Session {
         if what.is_empty() {
             return Ok(());
         }
+        assert!(!self.life.is_over(), "nothing happens in a dead process");
         let tries = self.counting.try_again(context.seq);
         let fails = tries <= number;
         match what {
+            "kill" if fails => {
+                self.life.end();
+                self.counting.kills.fetch_add(1, Ordering::Relaxed);
+                panic!("the process ends here");
+            }
             "panic" if fails => panic!("told to panic by event {}", context.seq),
             "crash" if fails => Err(Fault::Crash("told to crash".to_owned())),
             "retry" if fails => Err(Fault::Retry(Duration::from_millis(1))),

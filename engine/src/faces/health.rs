@@ -54,6 +54,8 @@ fn partition(number: usize, status: &Status) -> Value {
         "checkpoint_cut": read(&status.cut),
         "tables_cursor": status.tables_cursor(),
         "outbox_bytes": status.outbox_bytes(),
+        "careful": status.careful.load(Ordering::Relaxed),
+        "starts_without_progress": read(&status.starts),
         "sessions_live": status.sessions_live.load(Ordering::Relaxed),
         "applied": counters.applied,
         "duplicate": counters.duplicate,

@@ -347,5 +347,6 @@ fn kind(key: &RecordKey) -> &'static str {
         RecordKey::DeadLetter(..) => "dead letter",
         RecordKey::Intent(..) => "intent",
         RecordKey::Output(..) => "output",
+        RecordKey::Care(_) => "care",
     }
 }

@@ -323,6 +323,13 @@ pub(super) const SESSIONS: Section = Section {
         )
         .default(),
         key("attempts", Kind::Count(1, 100), "3", "How often an event is tried before it is dead-lettered.").default(),
+        key(
+            "stuck_after",
+            Kind::Time(MS_100, HOUR),
+            "60s",
+            "A handler that takes longer over one event does not come back: the event is dead-lettered, the process starts anew.",
+        )
+        .default(),
     ],
 };
 

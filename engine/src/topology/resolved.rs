@@ -228,6 +228,8 @@ pub struct Sessions {
     pub idle_after: Duration,
     /// Tries of one event before it is dead-lettered.
     pub attempts: u32,
+    /// A handler that takes longer over one event does not come back.
+    pub stuck_after: Duration,
 }
 
 /// A table of the lake.

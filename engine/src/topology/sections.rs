@@ -265,13 +265,14 @@ fn read_sessions(
         }
     }
     let (resident_max, idle_after) = (r.count(s, "resident_max"), r.duration(s, "idle_after"));
-    let attempts = r.small(s, "attempts");
+    let (attempts, stuck_after) = (r.small(s, "attempts"), r.duration(s, "stuck_after"));
     Some(Sessions {
         key: key?,
         handler: handler?,
         resident_max: resident_max?,
         idle_after: idle_after?,
         attempts: attempts?,
+        stuck_after: stuck_after?,
     })
 }
 

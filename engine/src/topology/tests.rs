@@ -80,6 +80,7 @@ fn the_quick_start_resolves_exactly() {
                 resident_max: 100_000,
                 idle_after: Duration::from_secs(900),
                 attempts: 3,
+                stuck_after: Duration::from_secs(60),
             },
             handlers: [("session-features".to_owned(), json!({ "session_gap": "30m" }))].into(),
             tables: [("raw_events".to_owned(), Table { from: TableFrom::Events, cut })].into(),

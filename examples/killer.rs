@@ -35,7 +35,7 @@ impl Handler for Killer {
         Ok(Self)
     }
 
-    fn on_event(&self, count: &mut Count, event: EventRef<'_>, _: &Context<'_>) -> Result<(), Fault> {
+    fn on_event(&self, count: &mut Count, event: EventRef<'_>, _: &mut Context<'_>) -> Result<(), Fault> {
         match event.value_named("do").and_then(|value| value.as_str()).as_deref() {
             Some("abort") => std::process::abort(),
             Some("hang") => loop {

@@ -4,8 +4,14 @@
 //!
 //! What the actors do when their homes fail is tested in `actors/tests/scenarios.rs`, with far more seeds and no processes.
 
+#[path = "faults/disks.rs"]
+mod disks;
+#[path = "faults/drains.rs"]
+mod drains;
 #[path = "faults/history.rs"]
 mod history;
+#[path = "faults/readers.rs"]
+mod readers;
 #[path = "faults/table.rs"]
 mod table;
 
@@ -99,6 +105,41 @@ fn a_second_engine_on_the_same_folder_refuses() {
     clean(&history.report());
 }
 
+#[test]
+fn drains_under_load() {
+    clean(&drains::drains(1, 13, false));
+}
+
+#[test]
+fn nats_readers_recover() {
+    clean(&readers::reader_faults(&[0], 14));
+}
+
+#[test]
+fn a_wiped_log_is_refused_at_start() {
+    readers::a_wiped_log_is_refused_at_start();
+}
+
+#[test]
+fn a_log_that_is_wiped_stops_the_engine() {
+    readers::a_log_that_is_wiped_stops_the_engine();
+}
+
+#[test]
+fn the_disk_of_the_engine_is_full() {
+    disks::data_dir_full(1, 15).iter().for_each(clean);
+}
+
+#[test]
+fn the_disk_of_the_lake_is_full() {
+    disks::lake_full(1, 16).iter().for_each(clean);
+}
+
+#[test]
+fn the_disk_of_nats_is_full() {
+    disks::nats_full(1, 17).iter().for_each(clean);
+}
+
 fn clean(report: &Report) {
     assert_eq!(report.violations(), 0, "{}", table::table(std::slice::from_ref(report)));
     assert!(report.findings.events > 0, "nothing was sent");
@@ -118,22 +159,28 @@ fn long() {
     let absorbing = || Topology { log: SHORT_WINDOW.to_owned(), ..busy_topology() };
     let two = || Topology { partitions: 2, ..absorbing() };
     // By the names with which one of them can be repeated alone.
-    let scenarios: [(&str, &dyn Fn() -> Report); 10] = [
-        ("embedded", &|| embedded_kills(share(25), seed, busy_topology())),
-        ("embedded-repeats", &|| embedded_kills(share(20), seed + 1, two())),
-        ("nats", &|| nats_kills(share(25), seed + 2, busy_topology())),
-        ("nats-repeats", &|| nats_kills(share(10), seed + 3, absorbing())),
-        ("storm", &|| storm(share(15), seed + 4)),
-        ("nats-server", &|| nats_server_faults(6, seed + 5)),
-        ("nats-network", &|| nats_network_faults(4, seed + 6)),
-        ("lake", &|| lake_faults(4, seed + 7)),
-        ("takeover", &|| takeovers(2 * FREEZES.len() as u64, seed + 8)),
-        ("poison", &|| poison_kills(share(5), seed + 9)),
+    let scenarios: [(&str, &dyn Fn() -> Option<Report>); 16] = [
+        ("embedded", &|| Some(embedded_kills(share(25), seed, busy_topology()))),
+        ("embedded-repeats", &|| Some(embedded_kills(share(20), seed + 1, two()))),
+        ("nats", &|| Some(nats_kills(share(25), seed + 2, busy_topology()))),
+        ("nats-repeats", &|| Some(nats_kills(share(10), seed + 3, absorbing()))),
+        ("storm", &|| Some(storm(share(15), seed + 4))),
+        ("nats-server", &|| Some(nats_server_faults(6, seed + 5))),
+        ("nats-network", &|| Some(nats_network_faults(4, seed + 6))),
+        ("lake", &|| Some(lake_faults(4, seed + 7))),
+        ("takeover", &|| Some(takeovers(2 * FREEZES.len() as u64, seed + 8))),
+        ("poison", &|| Some(poison_kills(share(5), seed + 9))),
+        ("drain", &|| Some(drains::drains(5, seed + 10, false))),
+        ("nats-drain", &|| Some(drains::drains(3, seed + 11, true))),
+        ("nats-readers", &|| Some(readers::reader_faults(&[0, 1, 3, 10, 40], seed + 12))),
+        ("disk", &|| disks::data_dir_full(5, seed + 13)),
+        ("lake-disk", &|| disks::lake_full(5, seed + 14)),
+        ("nats-disk", &|| disks::nats_full(3, seed + 15)),
     ];
     let names = scenarios.iter().map(|(name, _)| *name).collect::<Vec<_>>();
     assert!(only.is_empty() || names.contains(&&*only), "there is no scenario {only:?}, only {names:?}");
     let chosen = scenarios.iter().filter(|(name, _)| only.is_empty() || only == *name);
-    let reports: Vec<_> = chosen.map(|(_, run)| run()).collect();
+    let reports: Vec<_> = chosen.filter_map(|(_, run)| run()).collect();
     println!("{}seed {seed}", table::table(&reports));
     assert!(!only.is_empty() || table::kills(&reports) >= kills, "fewer kills than wanted");
     let wrong: Vec<_> = reports.iter().filter(|report| report.violations() > 0).map(|r| &r.scenario).collect();
@@ -263,11 +310,7 @@ fn lake_faults(rounds: u64, seed: u64) -> Report {
         let link = s3_link(&history.servers).as_ref().expect("started with links");
         let before = link.done();
         link.set(Mode::Refuse);
-        // The fault lasts until the lake is behind and has failed at least once.
-        wait_for("a stalled table", RECOVER_MAX, || {
-            let stalled = history.engine.metrics().sum("keyloom_lake_stalled", &[]);
-            if stalled == Some(1.0) { Ok(()) } else { Err(format!("{stalled:?}")) }
-        });
+        lake_stalls(&history);
         history.ledger.wait_stored(10 * GO_ON_EVENTS, RECOVER_MAX);
         features_are_fresh(&history);
         history.ledger.resume();
@@ -281,6 +324,14 @@ fn lake_faults(rounds: u64, seed: u64) -> Report {
         history.ledger.resume();
     }
     history.report()
+}
+
+/// Waits until the lake is behind and has failed at least once.
+fn lake_stalls(history: &History) {
+    wait_for("a stalled table", RECOVER_MAX, || {
+        let stalled = history.engine.metrics().sum("keyloom_lake_stalled", &[]);
+        if stalled == Some(1.0) { Ok(()) } else { Err(format!("{stalled:?}")) }
+    });
 }
 
 /// While the lake is away everything that was answered can be read, and the lake does not have it.

@@ -3,7 +3,7 @@
 //! The engine is killed and started again many times on the same data, so that what one kill leaves behind is there for
 //! the next. Not here: which faults make a scenario, see the file above.
 
-use std::{collections::BTreeMap, os::unix::process::ExitStatusExt, thread, time::Duration};
+use std::{collections::BTreeMap, os::unix::process::ExitStatusExt, path::Path, thread, time::Duration};
 
 use keyloom_actors::fault_point;
 use keyloom_tests::support::{
@@ -29,6 +29,8 @@ const REACH_MAX: Duration = Duration::from_secs(15);
 const MOMENT_MAX_MS: u64 = 900;
 /// Batch sizes to kill between: the smallest possible, a few keys, most keys.
 const BATCH_SIZES: [u64; 3] = [3, 8, 64];
+/// The shortest times that the server takes: it sends its clients away, and ends.
+const LAME_DUCK: &str = "lame_duck_grace_period: \"1s\"\nlame_duck_duration: \"30s\"";
 /// SIGABRT: how an armed point ends the process.
 const ABORTED: i32 = 6;
 
@@ -53,6 +55,15 @@ pub struct Report {
     pub missed: BTreeMap<&'static str, u64>,
     pub sent: ledger::Counts,
     pub findings: Findings,
+    /// What took its time.
+    pub times: BTreeMap<&'static str, Times>,
+}
+
+/// How long something took each time, and how long it may take.
+#[derive(Clone, Debug)]
+pub struct Times {
+    pub limit: Duration,
+    pub all: Vec<Duration>,
 }
 
 impl Report {
@@ -76,6 +87,7 @@ pub struct History {
     faults: BTreeMap<&'static str, u64>,
     missed: BTreeMap<&'static str, u64>,
     findings: Findings,
+    times: BTreeMap<&'static str, Times>,
 }
 
 /// Everything often: checkpoints, cuts, evictions.
@@ -92,7 +104,7 @@ impl Servers {
     /// NATS and S3, in `folder`, each behind a faulty network if asked for.
     pub fn start(folder: &TempDir, seed: u64, with_nats: bool, with_links: bool) -> Self {
         let s3 = S3::start(folder.path(), &["lake"], false);
-        let nats = with_nats.then(|| Nats::start(folder.path(), ""));
+        let nats = with_nats.then(|| Nats::start(folder.path(), LAME_DUCK));
         let nats_link = nats.as_ref().filter(|_| with_links).map(|nats| Proxy::tcp(nats.port, seed));
         let s3_link = with_links.then(|| Proxy::http(s3.port, !seed));
         Self { nats, s3: Some(s3), nats_link, s3_link }
@@ -124,10 +136,21 @@ impl Servers {
 impl History {
     /// Starts everything. `servers` are asked for with the folder that they may use.
     pub fn start(scenario: &str, seed: u64, topology: Topology, servers: impl FnOnce(&TempDir) -> Servers) -> Self {
-        let folder = folder();
-        let servers = servers(&folder);
         let program = if topology.handler == "poison" { "poison" } else { "keyloom" };
-        let engine = Engine::start_binary(&binary(program), folder.path(), &servers.topology(topology));
+        Self::start_in(folder(), &binary(program), scenario, seed, topology, servers)
+    }
+
+    /// The same in a folder that was prepared, with another program than usual.
+    pub fn start_in(
+        folder: TempDir,
+        program: &Path,
+        scenario: &str,
+        seed: u64,
+        topology: Topology,
+        servers: impl FnOnce(&TempDir) -> Servers,
+    ) -> Self {
+        let servers = servers(&folder);
+        let engine = Engine::start_binary(program, folder.path(), &servers.topology(topology));
         let ledger = Ledger::start(folder.path(), engine.port, seed);
         eprintln!("{scenario}: seed {seed}, in {}", folder.path().display());
         Self {
@@ -142,7 +165,15 @@ impl History {
             faults: BTreeMap::new(),
             missed: BTreeMap::new(),
             findings: Findings::default(),
+            times: BTreeMap::new(),
         }
+    }
+
+    /// Notes how long something took, and how long it may take; more than that is a failure.
+    pub fn took(&mut self, what: &'static str, time: Duration, limit: Duration) {
+        eprintln!("{}: {what}: {time:.3?}", self.scenario);
+        self.times.entry(what).or_insert(Times { limit, all: Vec::new() }).all.push(time);
+        assert!(time <= limit, "{what} took {time:?}, more than {limit:?}:\n{}", self.engine.process.output());
     }
 
     /// Counts one thing that was done.
@@ -294,6 +325,7 @@ impl History {
             missed: self.missed.clone(),
             sent: self.ledger.counts(),
             findings: self.findings.clone(),
+            times: self.times.clone(),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use keyloom_actors::fault_point;
 
-use super::history::{ANY_MOMENT, NO_START, Report};
+use super::history::{ANY_MOMENT, NO_START, Report, Times};
 
 /// One line per scenario, one line per place of a kill.
 pub fn table(reports: &[Report]) -> String {
@@ -14,7 +14,7 @@ pub fn table(reports: &[Report]) -> String {
          |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for report in reports {
-        let Report { scenario, faults, missed, sent, findings: f } = report;
+        let Report { scenario, faults, missed, sent, findings: f, times: _ } = report;
         let faults = faults.iter().filter(|(name, _)| **name != NO_START).map(|(_, n)| n).sum::<u64>();
         let faults = faults + missed.values().sum::<u64>();
         let cells = [
@@ -45,6 +45,14 @@ pub fn table(reports: &[Report]) -> String {
     }
     let aimed = columns(reports, |report| report.missed.values().sum());
     writeln!(text, "| aimed at a point not reached in time | {} | {} |", aimed.0, aimed.1).expect("a string takes it");
+    text.push_str("\n| what took its time | times | median | worst | limit |\n|---|---|---|---|---|\n");
+    for (what, Times { limit, all }) in reports.iter().flat_map(|report| &report.times) {
+        let mut sorted = all.clone();
+        sorted.sort();
+        let (median, worst) = (sorted[sorted.len() / 2].as_secs_f64(), sorted[sorted.len() - 1].as_secs_f64());
+        let line = format!("| {what} | {} | {median:.2} s | {worst:.2} s | {} s |", all.len(), limit.as_secs());
+        writeln!(text, "{line}").expect("a string takes everything");
+    }
     writeln!(text, "\n{} kills of the engine", kills(reports)).expect("a string takes everything");
     text
 }

@@ -15,11 +15,18 @@ const REQUEST_MAX: Duration = Duration::from_secs(30);
 pub struct Answer {
     /// The status code.
     pub status: u16,
+    /// The headers, names in lower case.
+    pub headers: Vec<(String, String)>,
     /// The body as text.
     pub body: String,
 }
 
 impl Answer {
+    /// The value of a header, by its name in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
     /// The body as JSON; panics if it is none.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{} is not JSON ({e}): {}", self.status, self.body))
@@ -78,18 +85,20 @@ fn read_answer(mut stream: BufReader<TcpStream>) -> io::Result<Answer> {
     let mut line = String::new();
     stream.read_line(&mut line)?;
     let status = line.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(|| bad("no status line"))?;
-    let (mut length, mut chunked) = (None, false);
+    let (mut length, mut chunked, mut headers) = (None, false, Vec::new());
     loop {
         line.clear();
         if stream.read_line(&mut line)? == 0 {
             return Err(bad("the head does not end"));
         }
         let Some((name, value)) = line.trim_end().split_once(':') else { break };
-        match name.to_ascii_lowercase().as_str() {
-            "content-length" => length = value.trim().parse::<u64>().ok(),
-            "transfer-encoding" => chunked = value.trim().eq_ignore_ascii_case("chunked"),
+        let (name, value) = (name.to_ascii_lowercase(), value.trim());
+        match name.as_str() {
+            "content-length" => length = value.parse::<u64>().ok(),
+            "transfer-encoding" => chunked = value.eq_ignore_ascii_case("chunked"),
             _ => {}
         }
+        headers.push((name, value.to_owned()));
     }
     let mut body = Vec::new();
     if chunked {
@@ -112,5 +121,5 @@ fn read_answer(mut stream: BufReader<TcpStream>) -> io::Result<Answer> {
             return Err(bad("the body is cut"));
         }
     }
-    Ok(Answer { status, body: String::from_utf8(body).map_err(|_| bad("the body is not UTF-8"))? })
+    Ok(Answer { status, headers, body: String::from_utf8(body).map_err(|_| bad("the body is not UTF-8"))? })
 }

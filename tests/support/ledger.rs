@@ -6,16 +6,15 @@
 
 use std::{
     collections::HashMap,
-    fmt::Write as _,
     fs::{self, File},
     io::{self, Write as _},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU8, AtomicU16, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use keyloom_actors::timestamp::{Clock, SystemClock, Timestamp};
@@ -41,6 +40,10 @@ const PAUSE_MAX: Duration = Duration::from_secs(90);
 /// Pause between two looks at features, and how many keys of each sender are looked at: those with most events.
 const WATCH_PACE: Duration = Duration::from_millis(8);
 const WATCHED_KEYS: u64 = 3;
+/// The key of probes, how long one attempt of a probe may take, and the pause between two of its looks.
+const PROBE_KEY: &str = "probe";
+const PROBE_ANSWER_MAX: Duration = Duration::from_millis(500);
+const PROBE_PACE: Duration = Duration::from_millis(10);
 
 const RUN: u8 = 0;
 const PAUSE: u8 = 1;
@@ -65,6 +68,7 @@ pub struct Counts {
 struct Shared {
     port: AtomicU16,
     phase: AtomicU8,
+    hurries: AtomicBool,
     paused: AtomicUsize,
     stored: AtomicU64,
     unknown: AtomicU64,
@@ -80,6 +84,8 @@ pub struct Ledger {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
     files: Vec<PathBuf>,
+    /// Where probes are written, and how many there were.
+    probes: (File, u64),
 }
 
 impl Ledger {
@@ -99,7 +105,46 @@ impl Ledger {
         }
         let (watched, random) = (Arc::clone(&shared), Random::new(!seed));
         threads.push(thread::spawn(move || watch(&watched, random)));
-        Self { shared, threads, files }
+        files.push(folder.join("sent-probes.jsonl"));
+        let probes = File::create(&files[files.len() - 1]).expect("the test's folder is writable");
+        Self { shared, threads, files, probes: (probes, 0) }
+    }
+
+    /// From now on without a pause between requests, or with one again.
+    pub fn hurry(&self, hurries: bool) {
+        self.shared.hurries.store(hurries, Ordering::Relaxed);
+    }
+
+    /// Sends one event of a key of its own until it is answered 2xx, by somebody who is quicker to try again than the
+    /// senders, and waits until the features of the key count it. How long that took.
+    pub fn probe(&mut self, patience: Duration) -> Duration {
+        let (file, number) = &mut self.probes;
+        *number += 1;
+        let event = event(PROBE_KEY, *number, "page_view", SystemClock.now(), 0);
+        let port = self.shared.port.load(Ordering::Relaxed);
+        let headers = [("content-type", "application/x-ndjson")];
+        let ask = |method: &str, path: &str, body: &str| {
+            http::request_within(PROBE_ANSWER_MAX, port, method, path, &headers, body.as_bytes())
+        };
+        let deadline = Instant::now() + patience;
+        let until = |look: &dyn Fn() -> Result<(), String>| {
+            while let Err(seen) = look() {
+                assert!(Instant::now() < deadline, "a probe was not through within {patience:?}: {seen}");
+                thread::sleep(PROBE_PACE);
+            }
+        };
+        let began = Instant::now();
+        until(&|| match ask("POST", "/v1/events", &event) {
+            Ok(answer) if (200..300).contains(&answer.status) => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        file.write_all(event.as_bytes()).expect("the ledger is writable");
+        self.shared.stored.fetch_add(1, Ordering::Relaxed);
+        until(&|| match ask("GET", &format!("/v1/features/{PROBE_KEY}"), "") {
+            Ok(answer) if answer.status == 200 && answer.json()["features"]["event_count"] == *number => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        began.elapsed()
     }
 
     /// From now on another engine gets everything.
@@ -226,7 +271,9 @@ impl Sender {
                 }
             }
             self.file.write_all(body.as_bytes()).expect("the ledger is writable");
-            thread::sleep(PACE);
+            if !self.shared.hurries.load(Ordering::Relaxed) {
+                thread::sleep(PACE);
+            }
         }
     }
 
@@ -242,13 +289,8 @@ impl Sender {
             let kind = ["page_view", "link_click", "add_to_cart", "purchase"][self.random.below(4) as usize];
             // Two hours, so that a cut has several files.
             let ago = 3600 * self.random.below(2) + self.random.below(60);
-            let time = Timestamp(self.begin.0 - 1_000_000 * ago as i64).to_rfc3339();
-            let page = self.random.below(30);
-            writeln!(
-                body,
-                r#"{{"domain_userid":"{key}","event_id":"{key}-{n}","event":"{kind}","collector_tstamp":"{time}","page_url":"https://shop.example/{page}"}}"#
-            )
-            .expect("a string takes everything");
+            let time = Timestamp(self.begin.0 - 1_000_000 * ago as i64);
+            body.push_str(&event(&key, *n, kind, time, self.random.below(30)));
         }
         (body, events)
     }
@@ -267,7 +309,12 @@ impl Sender {
                 Outcome::Stored { repeats: count("duplicates") }
             }
             Ok(answer) if answer.status == 429 => Outcome::Refused,
-            Ok(answer) if answer.status >= 500 => Outcome::Unknown,
+            Ok(answer) if answer.status >= 500 => {
+                if answer.status == 503 && answer.header("retry-after").is_none() {
+                    self.shared.report(format!("503 without Retry-After: {}", answer.body));
+                }
+                Outcome::Unknown
+            }
             Ok(answer) => {
                 self.shared.report(format!("good events were answered with {}: {}", answer.status, answer.body));
                 Outcome::Refused
@@ -276,6 +323,14 @@ impl Sender {
             Err(_) => Outcome::Unknown,
         }
     }
+}
+
+/// The `n`-th event of a key, as a line.
+fn event(key: &str, n: u64, kind: &str, time: Timestamp, page: u64) -> String {
+    let time = time.to_rfc3339();
+    format!(
+        r#"{{"domain_userid":"{key}","event_id":"{key}-{n}","event":"{kind}","collector_tstamp":"{time}","page_url":"https://shop.example/{page}"}}"#
+    ) + "\n"
 }
 
 /// Reads features of one key after the other and remembers the newest of each.

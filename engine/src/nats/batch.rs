@@ -11,12 +11,14 @@ use keyloom_actors::fault_point;
 use serde::Deserialize;
 use tokio::time::timeout;
 
-use super::connect::chain;
+use super::connect::{LOST, Link, chain};
 
 /// Most messages in one batch, the server's default limit.
 pub(super) const MESSAGES_MAX: usize = 1_000;
 /// Longest wait for a commit. The server forgets a batch that stands still for 10 s.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
+/// What a server without room on its disk looks like from here.
+const FULL: &str = "a full disk looks like this: the server's /healthz and its log say more";
 /// What the headers of one message of a batch may take beside its payload.
 pub(super) const HEADER_ROOM: usize = 1 << 10;
 
@@ -73,7 +75,8 @@ pub(super) enum Outcome {
 }
 
 /// Sends `messages` as batch `id` and waits for the answer.
-pub(super) async fn send(client: &Client, id: &str, messages: &[BatchMessage]) -> Outcome {
+pub(super) async fn send(link: &Link, id: &str, messages: &[BatchMessage]) -> Outcome {
+    let client = &link.client;
     let send = async {
         let last = messages.len().saturating_sub(1);
         for (at, message) in messages.iter().enumerate() {
@@ -92,14 +95,19 @@ pub(super) async fn send(client: &Client, id: &str, messages: &[BatchMessage]) -
         }
         Outcome::Refused("a batch without messages".to_owned())
     };
-    timeout(COMMIT_TIMEOUT, send).await.unwrap_or_else(|_| unanswered())
+    answer(link, send).await
 }
 
 /// Sends one message by itself and waits for the answer.
-pub(super) async fn put(client: &Client, message: BatchMessage) -> Outcome {
+pub(super) async fn put(link: &Link, message: BatchMessage) -> Outcome {
     let headers = message.headers();
-    let put = request(client, message.subject, headers, message.value.unwrap_or_default());
-    timeout(COMMIT_TIMEOUT, put).await.unwrap_or_else(|_| unanswered())
+    let put = request(&link.client, message.subject, headers, message.value.unwrap_or_default());
+    answer(link, put).await
+}
+
+async fn answer(link: &Link, sent: impl Future<Output = Outcome>) -> Outcome {
+    let answered = link.unless_lost(timeout(COMMIT_TIMEOUT, sent)).await;
+    answered.map_or_else(|| Outcome::Unknown(LOST.to_owned()), |in_time| in_time.unwrap_or_else(|_| unanswered()))
 }
 
 async fn request(client: &Client, subject: Subject, headers: HeaderMap, payload: Bytes) -> Outcome {
@@ -115,10 +123,7 @@ async fn request(client: &Client, subject: Subject, headers: HeaderMap, payload:
 }
 
 fn unanswered() -> Outcome {
-    Outcome::Unknown(format!(
-        "no answer within {} s; a full disk looks like this: the server's /healthz says more",
-        COMMIT_TIMEOUT.as_secs()
-    ))
+    Outcome::Unknown(format!("no answer within {} s; {FULL}", COMMIT_TIMEOUT.as_secs()))
 }
 
 #[derive(Deserialize)]
@@ -145,7 +150,9 @@ fn read_answer(answer: &[u8]) -> Outcome {
             code::WRONG_LAST_SEQUENCE | code::WRONG_LAST_SEQUENCE_CONSTANT | code::EXPECTED_NOT_READY => {
                 Outcome::Conflict(description)
             }
-            code::INCOMPLETE | code::TOO_MANY => Outcome::Unknown(description),
+            // A server that cannot write says so as well: it has lost the beginning of the batch.
+            code::INCOMPLETE => Outcome::Unknown(format!("{description}; {FULL}")),
+            code::TOO_MANY => Outcome::Unknown(description),
             // Of the server's own making: no room, no leader, shutting down. Anything else is about the message.
             _ if code >= 500 => Outcome::Unknown(description),
             _ => Outcome::Refused(description),
@@ -182,7 +189,7 @@ mod tests {
         assert_eq!(read_answer(br#"{"stream":"KV_b","seq":7,"batch":"i","count":3}"#), Outcome::Landed(7));
         assert_eq!(error(400, 10_071), Outcome::Conflict("x".into()));
         assert_eq!(error(400, 10_164), Outcome::Conflict("x".into()));
-        assert_eq!(error(400, 10_176), Outcome::Unknown("x".into()));
+        assert_eq!(error(400, 10_176), Outcome::Unknown(format!("x; {FULL}")));
         assert_eq!(error(503, 10_077), Outcome::Unknown("x".into()));
         assert_eq!(error(400, 10_199), Outcome::Refused("x".into()));
         for nonsense in [&b""[..], b"{}", b"+OK", b"[1]"] {

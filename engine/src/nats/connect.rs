@@ -120,6 +120,18 @@ impl Link {
         let inbox = self.client.new_inbox();
         inbox.rsplit('.').next().unwrap_or_default().to_owned()
     }
+
+    /// What `work` answers; `None` when the connection is lost before. The answer to what was asked on it does not come any
+    /// more, and waiting until its time is up would keep us from a server that is back long since.
+    pub(super) async fn unless_lost<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut lost = self.lost.clone();
+        lost.mark_unchanged();
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            _ = lost.changed() => None,
+        }
+    }
 }
 
 async fn open(options: &NatsOptions, purpose: &str) -> Result<Link, NatsError> {
@@ -158,6 +170,9 @@ async fn open(options: &NatsOptions, purpose: &str) -> Result<Link, NatsError> {
     let context = jetstream::context::ContextBuilder::new().timeout(REQUEST_TIMEOUT).build(client.clone());
     Ok(Link { client, context, lost, url: url.into() })
 }
+
+/// Why there is no answer, where [`Link::unless_lost`] says so.
+pub(super) const LOST: &str = "the connection was lost";
 
 /// What the library reports of a connection, as log lines.
 fn report(purpose: &str, event: &Event) {

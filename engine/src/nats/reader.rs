@@ -14,14 +14,15 @@ use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::{
-    connect::Link,
+    connect::{LOST, Link},
     leader::{ReadFault, StoredMessage, StreamState, Wanted, read_from_leader, stream_state},
     pull::{Broken, Pull, Pulled},
 };
 
-/// First and longest pause between two attempts to begin again. There is no last attempt: a reader waits for its log.
+/// First and longest pause between two attempts to begin again. There is no last attempt: a reader waits for its log. The
+/// longest one, and that of the connection, are what an outage may cost after its end: 5 s are promised.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Answers that the stream does not exist before we believe it: a cluster that starts says so too.
 const NO_STREAM_ANSWERS: u32 = 3;
 /// Pulls lost in a row at the same event before it is fetched by itself: headers that the library cannot parse cost the
@@ -340,6 +341,18 @@ async fn take_step(
     pause: Duration,
 ) -> Result<Stepped, ReadFault> {
     sleep(pause).await;
+    let on = link.clone();
+    let taken = on.unless_lost(take_step_now(link, stream, partition, next_seq, step)).await;
+    taken.unwrap_or_else(|| Err(ReadFault::Unavailable(LOST.to_owned())))
+}
+
+async fn take_step_now(
+    link: Link,
+    stream: Arc<str>,
+    partition: u32,
+    next_seq: u64,
+    step: Step,
+) -> Result<Stepped, ReadFault> {
     let state = stream_state(&link.context, &stream).await?;
     let here = (state.first_seq..=state.last_seq.saturating_add(1)).contains(&next_seq);
     let found = match step {

@@ -22,7 +22,7 @@ use tracing::{info, warn};
 use super::{
     Connection, NatsError, StoreOptions,
     batch::{self, BatchMessage, Expected, MESSAGES_MAX, OPERATION_TEXT, Outcome},
-    connect::{Link, chain},
+    connect::{LOST, Link, chain},
     leader::{ReadFault, StoredMessage, Wanted, read_from_leader},
     letters::Listed,
     provision::ensure_store,
@@ -127,8 +127,10 @@ impl NatsStore {
     /// The newest message of a record, deletes included, from the leader.
     async fn newest(&self, key: &RecordKey) -> Result<Option<StoredMessage>, StoreError> {
         let subject = self.subject(key);
-        let found = read_from_leader(&self.inner.link.context, &self.inner.stream, &Wanted::last_of(&subject)).await;
-        found.map_err(|fault| match fault {
+        let wanted = Wanted::last_of(&subject);
+        let found = read_from_leader(&self.inner.link.context, &self.inner.stream, &wanted);
+        let found = self.inner.link.unless_lost(found).await;
+        found.unwrap_or_else(|| Err(ReadFault::Unavailable(LOST.to_owned()))).map_err(|fault| match fault {
             ReadFault::Unavailable(reason) => self.unavailable(&reason),
             ReadFault::NoStream => self.unavailable("its stream does not exist any more"),
         })
@@ -153,7 +155,9 @@ impl NatsStore {
             let deleted = |m: &StoredMessage| m.header(OPERATION_TEXT).is_some_and(|op| matches!(op, "DEL" | "PURGE"));
             return Ok(self.newest(&key).await?.filter(|message| !deleted(message)).map(|message| message.payload));
         }
-        match self.inner.handle.direct_get_last_for_subject(self.subject(&key)).await {
+        let found = self.inner.handle.direct_get_last_for_subject(self.subject(&key));
+        let found = self.inner.link.unless_lost(found).await;
+        match found.ok_or_else(|| self.unavailable(LOST))? {
             Ok(message) => {
                 let operation = message.headers.get(OPERATION_TEXT).map(|operation| operation.as_str().to_owned());
                 let deleted = matches!(operation.as_deref(), Some("DEL" | "PURGE"));
@@ -245,7 +249,7 @@ impl Store for NatsStore {
                 value: Some(value.clone()),
                 expected: Some(Expected { seq, subject: None }),
             };
-            let fence = match batch::put(&self.inner.link.client, put).await {
+            let fence = match batch::put(&self.inner.link, put).await {
                 Outcome::Landed(fence) => Some(fence),
                 Outcome::Refused(reason) => return Err(self.unavailable(&reason)),
                 Outcome::Conflict(reason) | Outcome::Unknown(reason) => {
@@ -289,7 +293,7 @@ impl Store for NatsStore {
         let mut last = String::new();
         for attempt in 0..COMMIT_ATTEMPTS {
             let id = self.inner.link.unique();
-            let reason = match batch::send(&self.inner.link.client, &id, &messages).await {
+            let reason = match batch::send(&self.inner.link, &id, &messages).await {
                 Outcome::Landed(seq) => {
                     claim.head = seq;
                     return Ok(());

@@ -404,7 +404,7 @@ async fn the_server_says_why_it_does_not_take_a_batch() {
     let server = Server::with_jetstream();
     let connection = server.connect().await;
     open_store(&connection, store_options()).await.unwrap();
-    let client = &connection.control().client;
+    let link = connection.control();
     let message = |name: &str, expected: Option<(u64, Option<&str>)>| BatchMessage {
         subject: format!("keyloom.latest_features.{name}").into(),
         value: text("x"),
@@ -413,17 +413,17 @@ async fn the_server_says_why_it_does_not_take_a_batch() {
             subject: subject.map(|name| format!("keyloom.latest_features.{name}")),
         }),
     };
-    assert_eq!(put(client, message("epoch.0", Some((0, None)))).await, Outcome::Landed(1));
+    assert_eq!(put(link, message("epoch.0", Some((0, None)))).await, Outcome::Landed(1));
     assert_eq!(
-        put(client, message("epoch.0", Some((0, None)))).await,
+        put(link, message("epoch.0", Some((0, None)))).await,
         Outcome::Conflict("wrong last sequence: 1".into())
     );
     let batch = |fence, head| {
         [message("a", Some((fence, Some("epoch.0")))), message("b", None), message("head.0", Some((head, None)))]
     };
-    assert_eq!(send(client, "b1", &batch(1, 0)).await, Outcome::Landed(4));
+    assert_eq!(send(link, "b1", &batch(1, 0)).await, Outcome::Landed(4));
     for (id, fence, head) in [("b2", 0, 4), ("b3", 2, 4), ("b4", 1, 0), ("b5", 1, 3), ("b6", 1, 5)] {
-        let outcome = send(client, id, &batch(fence, head)).await;
+        let outcome = send(link, id, &batch(fence, head)).await;
         assert!(matches!(&outcome, Outcome::Conflict(_)), "{id}: {outcome:?}");
     }
     let mut headers = async_nats::HeaderMap::new();
@@ -431,12 +431,12 @@ async fn the_server_says_why_it_does_not_take_a_batch() {
         headers.insert(name, value);
     }
     let subject = "keyloom.latest_features.head.0";
-    let answer = client.request_with_headers(subject, headers, "x".into()).await.unwrap();
+    let answer = link.client.request_with_headers(subject, headers, "x".into()).await.unwrap();
     let answer = String::from_utf8_lossy(&answer.payload).into_owned();
     assert!(answer.contains("10176"), "the beginning of the batch never came: {answer}");
     let large: Vec<BatchMessage> = (0..=1_000).map(|n| message(&format!("n.{n}"), None)).collect();
-    assert!(matches!(send(client, "b8", &large).await, Outcome::Refused(_)));
-    assert_eq!(send(client, "b9", &batch(1, 4)).await, Outcome::Landed(7), "nothing of the others was stored");
+    assert!(matches!(send(link, "b8", &large).await, Outcome::Refused(_)));
+    assert_eq!(send(link, "b9", &batch(1, 4)).await, Outcome::Landed(7), "nothing of the others was stored");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -86,27 +86,16 @@ impl AddAssign for Findings {
 pub fn audit(engine: &Engine, ledger: &Ledger) -> Findings {
     ledger.pause();
     settle(engine, ledger.counts().stored);
-    let mut command = Command::new(tool("KEYLOOM_PYTHON"));
-    command.arg(workspace().join("tests/audit.py")).env("PYTHONDONTWRITEBYTECODE", "1");
+    let mut command = python("tests/audit.py", engine);
     command.arg("--engine").arg(format!("http://127.0.0.1:{}", engine.port));
     for file in ledger.files() {
         command.arg("--input").arg(file);
     }
-    match &engine.topology.s3 {
-        None => command.arg("--lake").arg(engine.folder.join("lake")),
-        Some(s3) => command
-            .args(["--s3-endpoint", &s3.endpoint, "--bucket", &s3.bucket])
-            .env("AWS_ACCESS_KEY_ID", servers::S3_ACCESS_KEY)
-            .env("AWS_SECRET_ACCESS_KEY", servers::S3_SECRET_KEY),
-    };
     if engine.topology.handler == "poison" {
         command.args(["--poisoned", POISONED]);
     }
-    let output = command.output().unwrap_or_else(|e| panic!("cannot start the audit: {e}"));
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "the audit could not look ({}):\n{stdout}{stderr}", output.status);
-    let counts: Value = serde_json::from_str(&stdout).unwrap_or_else(|e| panic!("{e}: {stdout}"));
-    let count = |name: &str| counts[name].as_u64().unwrap_or_else(|| panic!("{name} is missing: {stdout}"));
+    let (counts, stderr) = ask(&mut command);
+    let count = |name: &str| counts[name].as_u64().unwrap_or_else(|| panic!("{name} is missing: {counts}"));
     let findings = Findings {
         audits: 1,
         events: count("events"),
@@ -127,6 +116,35 @@ pub fn audit(engine: &Engine, ledger: &Ledger) -> Findings {
     }
     assert_eq!(findings.events, ledger.counts().stored, "the ledger's own books");
     findings
+}
+
+/// Rows of the table of `engine`, and how many different records of the log they are, by pyarrow.
+pub fn count_rows(engine: &Engine) -> (u64, u64) {
+    let (counts, _) = ask(&mut python("tests/count_rows.py", engine));
+    let count = |name: &str| counts[name].as_u64().unwrap_or_else(|| panic!("{name} is missing: {counts}"));
+    (count("rows"), count("records"))
+}
+
+/// A script that reads the lake of `engine`.
+fn python(script: &str, engine: &Engine) -> Command {
+    let mut command = Command::new(tool("KEYLOOM_PYTHON"));
+    command.arg(workspace().join(script)).env("PYTHONDONTWRITEBYTECODE", "1");
+    match &engine.topology.s3 {
+        None => command.arg("--lake").arg(engine.folder.join("lake")),
+        Some(s3) => command
+            .args(["--s3-endpoint", &s3.endpoint, "--bucket", &s3.bucket])
+            .env("AWS_ACCESS_KEY_ID", servers::S3_ACCESS_KEY)
+            .env("AWS_SECRET_ACCESS_KEY", servers::S3_SECRET_KEY),
+    };
+    command
+}
+
+/// What it prints, and what it says beside.
+fn ask(command: &mut Command) -> (Value, String) {
+    let output = command.output().unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command:?} could not look ({}):\n{stdout}{stderr}", output.status);
+    (serde_json::from_str(&stdout).unwrap_or_else(|e| panic!("{e}: {stdout}")), stderr.into_owned())
 }
 
 /// Waits until nothing lags, nothing is in flight, and every record is in the table.

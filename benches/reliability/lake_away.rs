@@ -29,7 +29,7 @@ const WARM_UP: Duration = Duration::from_secs(4);
 const RATE: u64 = 5_000;
 const USERS: u64 = 20_000;
 /// The same for memory, of two engines side by side: so long until much of what is bounded is full, and then so long.
-const FILL: Duration = Duration::from_secs(60);
+const FILL: Duration = Duration::from_secs(120);
 const STEADY: Duration = Duration::from_secs(90);
 const STEADY_RATE: u64 = 2_500;
 const STEADY_USERS: u64 = 2_000;

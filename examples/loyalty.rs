@@ -59,7 +59,7 @@ impl Handler for Loyalty {
         Ok(Self { config })
     }
 
-    fn on_event(&self, customer: &mut Customer, event: EventRef<'_>, _: &Context<'_>) -> Result<(), Fault> {
+    fn on_event(&self, customer: &mut Customer, event: EventRef<'_>, _: &mut Context<'_>) -> Result<(), Fault> {
         if event.text(FieldId::Event).as_deref() != Some("purchase") {
             return Ok(());
         }

@@ -39,7 +39,7 @@ impl Handler for Poison {
         Ok(Self { user: config.user })
     }
 
-    fn on_event(&self, count: &mut Count, _: EventRef<'_>, context: &Context<'_>) -> Result<(), Fault> {
+    fn on_event(&self, count: &mut Count, _: EventRef<'_>, context: &mut Context<'_>) -> Result<(), Fault> {
         count.events += 1;
         assert!(context.key != self.user, "this handler panics on purpose");
         Ok(())

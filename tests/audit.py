@@ -139,12 +139,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--input", action="append", required=True, help="a file of the ledger; may be given again")
     parser.add_argument("--engine", required=True, help="where the engine is, http://HOST:PORT")
-    parser.add_argument("--poisoned", help="the user whose events must all be dead letters; features are counts only")
-    parser.add_argument("--lake", help="the folder of the lake")
-    parser.add_argument("--s3-endpoint", help="instead: an S3 server; credentials as the AWS tools take them")
-    parser.add_argument("--bucket", default="lake")
-    parser.add_argument("--prefix", default="")
-    parser.add_argument("--table", default="raw_events")
+    parser.add_argument("--poisoned", help="the user whose events must all be dead letters")
+    parser.add_argument("--counts-only", action="store_true", help="of features, only event_count is known")
+    oracle.add_lake_arguments(parser)
     options = parser.parse_args()
 
     users, ids, repeats, anonymous = oracle.read_input(options.input)
@@ -162,7 +159,7 @@ def main():
     status = json.loads(ask(options.engine, "/api/status")[1])
     result = {"events": len(ids)} | check_rows(options, places, status, found)
     users.pop(options.poisoned, None)
-    check = check_counts if options.poisoned else oracle.check_features
+    check = check_counts if options.counts_only else oracle.check_features
     features, counts = check_features(options.engine, users, check)
     print(json.dumps(result | counts), flush=True)
     for text in found.shown + features.shown:

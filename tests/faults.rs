@@ -73,6 +73,11 @@ fn nats_and_s3_killed_at_some_points() {
 }
 
 #[test]
+fn embedded_killed_while_rows_are_emitted() {
+    clean(&embedded_kills(9, 18, emitting()));
+}
+
+#[test]
 fn nats_killed_and_frozen() {
     clean(&nats_server_faults(1, 4));
 }
@@ -159,11 +164,13 @@ fn long() {
     let absorbing = || Topology { log: SHORT_WINDOW.to_owned(), ..busy_topology() };
     let two = || Topology { partitions: 2, ..absorbing() };
     // By the names with which one of them can be repeated alone.
-    let scenarios: [(&str, &dyn Fn() -> Option<Report>); 16] = [
+    let scenarios: [(&str, &dyn Fn() -> Option<Report>); 18] = [
         ("embedded", &|| Some(embedded_kills(share(25), seed, busy_topology()))),
         ("embedded-repeats", &|| Some(embedded_kills(share(20), seed + 1, two()))),
         ("nats", &|| Some(nats_kills(share(25), seed + 2, busy_topology()))),
         ("nats-repeats", &|| Some(nats_kills(share(10), seed + 3, absorbing()))),
+        ("emitting", &|| Some(embedded_kills(share(10), seed + 16, Topology { partitions: 2, ..emitting() }))),
+        ("nats-emitting", &|| Some(nats_kills(share(10), seed + 17, emitting()))),
         ("storm", &|| Some(storm(share(15), seed + 4))),
         ("nats-server", &|| Some(nats_server_faults(6, seed + 5))),
         ("nats-network", &|| Some(nats_network_faults(4, seed + 6))),
@@ -192,10 +199,24 @@ fn long() {
 /// Nothing but the engine.
 fn embedded_kills(kills: u64, seed: u64, topology: Topology) -> Report {
     let points: Vec<_> = fault_point::ALL.into_iter().filter(|point| *point != fault_point::BATCH_SENT).collect();
-    let window = if topology.log.is_empty() { "" } else { ", 2 partitions, repeats reach sessions" };
-    let mut history = History::start(&format!("embedded, kills{window}"), seed, topology, |_| Servers::default());
+    let scenario = format!("embedded, kills{}", kind_of(&topology));
+    let mut history = History::start(&scenario, seed, topology, |_| Servers::default());
     history.kill_many(kills, &points, stay_down);
     history.report()
+}
+
+/// The handler emits a row for each event, and the rows are audited too.
+fn emitting() -> Topology {
+    let more = format!("[table.enriched]\nhandler = \"{}\"\ncut = {{ age = \"300ms\" }}\n", audit::ENRICHMENT);
+    Topology { handler: audit::ENRICHMENT.to_owned(), more, ..busy_topology() }
+}
+
+fn kind_of(topology: &Topology) -> String {
+    let partitions =
+        if topology.partitions > 1 { format!(", {} partitions", topology.partitions) } else { String::new() };
+    let window = if topology.log.is_empty() { "" } else { ", repeats reach sessions" };
+    let rows = if topology.handler == audit::ENRICHMENT { ", rows are emitted" } else { "" };
+    format!("{partitions}{window}{rows}")
 }
 
 /// A handler that panics over one user's events: each of them ends as one dead letter, whatever is killed.
@@ -219,8 +240,7 @@ fn stay_down(history: &mut History) {
 
 /// Log and store on NATS, lake on S3.
 fn nats_kills(kills: u64, seed: u64, topology: Topology) -> Report {
-    let window = if topology.log.is_empty() { "" } else { ", repeats reach sessions" };
-    let scenario = format!("NATS and S3, kills{window}");
+    let scenario = format!("NATS and S3, kills{}", kind_of(&topology));
     let mut history = History::start(&scenario, seed, topology, |folder| Servers::start(folder, seed, true, false));
     history.kill_many(kills, &fault_point::ALL, stay_down);
     history.report()

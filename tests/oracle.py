@@ -147,7 +147,14 @@ def check_features(base, users, differences):
     return len(users)
 
 
-def table_files(options):
+def add_lake_arguments(parser):
+    parser.add_argument("--lake", help="the folder of the lake")
+    parser.add_argument("--s3-endpoint", help="instead: an S3 server; credentials as the AWS tools take them")
+    parser.add_argument("--bucket", default="lake")
+    parser.add_argument("--prefix", default="")
+
+
+def table_files(options, table="raw_events"):
     if options.s3_endpoint:
         address = urllib.parse.urlsplit(options.s3_endpoint)
         files = pyarrow.fs.S3FileSystem(
@@ -157,10 +164,10 @@ def table_files(options):
             scheme=address.scheme,
             region=os.environ.get("AWS_REGION", "us-east-1"),
         )
-        folder = "/".join(part for part in (options.bucket, options.prefix, options.table) if part)
+        folder = "/".join(part for part in (options.bucket, options.prefix, table) if part)
     else:
         files = pyarrow.fs.LocalFileSystem()
-        folder = os.path.join(options.lake, options.table)
+        folder = os.path.join(options.lake, table)
     found = files.get_file_info(pyarrow.fs.FileSelector(folder, recursive=True, allow_not_found=True))
     return files, sorted(f.path for f in found if f.type == pyarrow.fs.FileType.File)
 
@@ -205,11 +212,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--input", action="append", required=True, help="a file of JSON lines; may be given again")
     parser.add_argument("--features", help="where the feature API is, http://HOST:PORT")
-    parser.add_argument("--lake", help="the folder of the lake")
-    parser.add_argument("--s3-endpoint", help="instead: an S3 server; credentials as the AWS tools take them")
-    parser.add_argument("--bucket", default="lake")
-    parser.add_argument("--prefix", default="")
-    parser.add_argument("--table", default="raw_events")
+    add_lake_arguments(parser)
     options = parser.parse_args()
 
     users, ids, repeats, anonymous = read_input(options.input)

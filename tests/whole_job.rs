@@ -46,6 +46,26 @@ fn events_of_any_nats_client_are_processed() {
     }
 }
 
+/// Fifty times more keys than may stay in memory, evenly: nearly every event brings a key back that had left.
+#[test]
+fn far_more_keys_than_fit_into_memory() {
+    const RSS_MAX: u64 = 768 << 20;
+    let folder = folder();
+    let input = generate(folder.path(), 60_000, 20_000, &["--zipf", "0"]);
+    let distinct: u64 = oracle::events_per_user(&input).values().sum();
+    let topology = Topology { sessions: "resident_max = 400".to_owned(), ..Topology::default() };
+    let engine = Engine::start(folder.path(), &topology);
+    engine.ingest(&input);
+    let metrics = engine.wait_settled(distinct, distinct);
+    let evicted = metrics.count("keyloom_session_evictions_total", &[("reason", "lru")]);
+    assert!(evicted > distinct / 2, "only {evicted} evictions");
+    let live = metrics.count("keyloom_sessions_live", &[]);
+    assert!(live <= 400, "{live} sessions are live");
+    let rss = engine.process.memory();
+    assert!(rss < RSS_MAX, "the engine holds {rss} bytes");
+    assert_eq!(oracle::check(&engine, &input)["events"], distinct);
+}
+
 fn whole_job(folder: &std::path::Path, topology: &Topology) {
     // Late ones are minutes to hours behind, so that the table gets files in several folders.
     let input = generate(folder, EVENTS, USERS, &["--duplicates", "0.02", "--late", "0.05"]);

@@ -1,8 +1,9 @@
-//! The batcher actor: turns the log of one partition into the files of one table.
+//! The batcher actor: turns the log of one partition, or the outbox of one of its tables, into the files of that table.
 //!
-//! It has a cursor of its own. The router feeds it while it keeps up; when the lake stalls, or after a restart, it reads
-//! the log itself from its cursor on. A cut is: record the intent, put the files, move the cursor. Names and bytes depend
-//! on the range alone, so a cut that is repeated after a crash replaces its own files.
+//! It has a cursor of its own. What follows the log is fed by the router while it keeps up; when the lake stalls, or after a
+//! restart, it reads the log itself from its cursor on. What follows an outbox always reads its blocks from the store. A
+//! cut is: record the intent, put the files, move the cursor. Names and bytes depend on the range alone, so a cut that is
+//! repeated after a crash replaces its own files.
 
 use std::{
     collections::VecDeque,
@@ -22,8 +23,12 @@ use crate::{
     event::{EventBatch, KeyPaths},
     failure::ActorFailure,
     fault_point, observe,
-    ports::{Lake, LakeError, Log, LogError, LogReader, RecordKey, StoreEntry, TableBuffer, TableFile, TableFormat},
-    record::{Intent, Output},
+    outbox::Block,
+    ports::{
+        Lake, LakeError, Log, LogError, LogReader, RecordKey, Store, StoreEntry, TableBuffer, TableFile, TableFormat,
+        TableInput,
+    },
+    record::{Follows, Intent, Output},
     status::Status,
     table_cut::CutPolicy,
     workers,
@@ -35,6 +40,10 @@ const TICK: Duration = Duration::from_millis(100);
 const READ_EVENTS_MAX: usize = 4_096;
 const READ_BYTES_MAX: usize = 4 << 20;
 const READ_WAIT: Duration = Duration::from_millis(50);
+/// Blocks of an outbox per read, some 4 MB.
+const READ_BLOCKS_MAX: u64 = 16;
+/// Blocks removed from an outbox after one cut; what is left is removed after the next.
+const REMOVALS_MAX: u64 = 4_096;
 /// A cut that takes longer than this while the next one is full stalls the table: what is fed meanwhile would hold the
 /// credit that the sessions need. It is read from the log later.
 const CUT_PATIENCE: Duration = Duration::from_secs(1);
@@ -45,17 +54,35 @@ const READ_BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::
 /// Says the object name of a file: Hive partition, first and last sequence of the cut.
 pub type ObjectName = Arc<dyn Fn(&str, u64, u64) -> String + Send + Sync>;
 
-/// A table that follows the log.
+/// A table.
 #[derive(Clone)]
 pub struct TableSpec {
     /// Its name.
     pub name: String,
+    /// What it is made of.
+    pub follows: Follows,
     /// What its files look like.
     pub format: Arc<dyn TableFormat>,
     /// What its files are called.
     pub object_name: ObjectName,
     /// When rows become files.
     pub cut: CutPolicy,
+}
+
+/// Where a table's rows are read.
+pub enum Source {
+    /// In the log, whenever it is not fed.
+    Log {
+        /// The log.
+        log: Arc<dyn Log>,
+        /// How keys are found.
+        keys: KeyPaths,
+    },
+    /// In its outbox.
+    Outbox {
+        /// Where that is.
+        store: Arc<dyn Store>,
+    },
 }
 
 /// The actor.
@@ -71,10 +98,8 @@ pub struct BatcherArguments {
     pub output: Output,
     /// What it had begun when it was interrupted.
     pub intent: Option<Intent>,
-    /// What it reads when it is not fed.
-    pub log: Arc<dyn Log>,
-    /// How keys are found.
-    pub keys: KeyPaths,
+    /// What it reads.
+    pub source: Source,
     /// Where files go.
     pub lake: Arc<dyn Lake>,
     /// Who commits intents and cursors.
@@ -111,6 +136,8 @@ pub struct BatcherState {
     args: BatcherArguments,
     /// Rows of the next cut.
     buffer: Option<Box<dyn TableBuffer>>,
+    /// Bytes of the blocks in it.
+    block_bytes: u64,
     first: u64,
     next: u64,
     opened: Instant,
@@ -139,12 +166,13 @@ impl Actor for Batcher {
     ) -> Result<BatcherState, ActorProcessingErr> {
         myself.send_interval(TICK, || BatcherMsg::Tick);
         let next = args.output.cursor + 1;
-        args.status.set_table_cursor(&args.table.name, args.output.cursor);
+        args.source.report(&args.status, &args.table.name, &args.output);
         let Output { rows, files, bytes, .. } = args.output;
         observe::table_written(&args.table.name, args.partition, rows, files, bytes);
         observe::table_stalled(&args.table.name, false);
         let mut state = BatcherState {
             buffer: None,
+            block_bytes: 0,
             first: next,
             next,
             opened: Instant::now(),
@@ -175,7 +203,12 @@ impl Actor for Batcher {
                 }
             }
             BatcherMsg::Read => state.read(&myself).await?,
-            BatcherMsg::Tick => state.stall_when_late(),
+            BatcherMsg::Tick => {
+                state.stall_when_late();
+                if state.args.source.is_outbox() {
+                    state.read_on(&myself); // nobody feeds it
+                }
+            }
             BatcherMsg::Stalled => {
                 state.backlog.clear();
                 observe::table_stalled(&state.args.table.name, true);
@@ -213,7 +246,7 @@ impl BatcherState {
             let Some(batch) = self.backlog.pop_front() else { break };
             self.reader = None;
             self.reading = false;
-            self.take_in(batch).await?;
+            self.take_in(TableInput::Events(batch)).await?;
         }
         if self.reading && self.backlog.len() > 1 {
             // What waits behind a gap would hold credit that the sessions need; the reader finds these events too.
@@ -240,30 +273,33 @@ impl BatcherState {
         }
     }
 
-    /// Reads the log from where the table has come to. Ends when the feed takes over.
+    /// Reads on from where the table has come to. Ends when the feed takes over, or there is no more.
     async fn read(&mut self, myself: &ActorRef<BatcherMsg>) -> Result<(), ActorFailure> {
         if !self.reading {
             return Ok(());
         }
-        if self.recut.is_none() && self.next > self.args.status.routed.load(Ordering::Relaxed) {
-            (self.reading, self.reader) = (false, None); // all that was routed is here; what comes is fed
+        if self.recut.is_none() && self.next > self.args.source.end(&self.args.status, &self.args.table.name) {
+            (self.reading, self.reader) = (false, None); // all there is is here; what comes is fed, or found by a tick
             return Ok(());
         }
         if self.must_cut() && self.writing {
             // Two cuts are in memory; more would be too much. The end of the first one brings the next message.
             tokio::time::sleep(READ_WAIT).await;
+        } else if let Source::Outbox { store } = &self.args.source {
+            let store = Arc::clone(store);
+            self.read_blocks(&*store).await?;
         } else {
-            match self.next_records().await {
-                Ok(records) if records.is_empty() => {}
-                Ok(records) => {
+            match self.next_events().await {
+                Ok(None) => {}
+                Ok(Some(batch)) => {
                     self.backoff.reset();
-                    let batch = EventBatch::decode(self.args.partition, records, &self.args.keys, None);
-                    self.take_in(Arc::new(batch)).await?;
+                    self.take_in(TableInput::Events(Arc::new(batch))).await?;
                 }
                 Err(LogError::Overrun { wanted, first }) => {
                     self.reader = None;
                     let (partition, table) = (self.args.partition, &self.args.table.name);
                     tracing::error!(partition, table, wanted, first, "retention overran a table: its rows are lost");
+                    observe::table_overrun(table, first.saturating_sub(self.next));
                     self.next = self.next.max(first);
                 }
                 Err(LogError::Corrupt(error)) => return Err(LogError::Corrupt(error).into()),
@@ -279,19 +315,57 @@ impl BatcherState {
         Ok(())
     }
 
-    async fn next_records(&mut self) -> Result<Vec<crate::ports::LogRecord>, LogError> {
+    async fn next_events(&mut self) -> Result<Option<EventBatch>, LogError> {
+        let Source::Log { log, keys } = &self.args.source else { return Ok(None) };
         let reader = match &mut self.reader {
             Some(reader) => reader,
-            none => none.insert(self.args.log.reader(self.args.partition, self.next).await?),
+            none => none.insert(log.reader(self.args.partition, self.next).await?),
         };
         let next = reader.next(READ_EVENTS_MAX, READ_BYTES_MAX);
-        tokio::time::timeout(READ_WAIT, next).await.unwrap_or_else(|_| Ok(Vec::new()))
+        let records = tokio::time::timeout(READ_WAIT, next).await.unwrap_or_else(|_| Ok(Vec::new()))?;
+        Ok((!records.is_empty()).then(|| EventBatch::decode(self.args.partition, records, keys, None)))
     }
 
-    async fn take_in(&mut self, batch: Arc<EventBatch>) -> Result<(), ActorFailure> {
-        let last = self.recut.as_ref().map_or(u64::MAX, |intent| intent.last).min(batch.last_seq());
-        let seqs = self.next..=last;
-        if last < batch.last_seq() {
+    async fn read_blocks(&mut self, store: &dyn Store) -> Result<(), ActorFailure> {
+        let (partition, table) = (self.args.partition, self.args.table.name.clone());
+        let end = match &self.recut {
+            Some(intent) => intent.last,
+            None => self.args.source.end(&self.args.status, &table),
+        };
+        let numbers: Vec<u64> = (self.next..=end.min(self.next + READ_BLOCKS_MAX - 1)).collect();
+        let names: Vec<_> = numbers.iter().map(|n| RecordKey::Outbox(partition, table.clone(), *n)).collect();
+        let records = match store.get(&names).await {
+            Ok(records) => records,
+            Err(error) => {
+                observe::reader_restarted();
+                tracing::warn!(partition, table, %error, "a table cannot read its outbox, trying again");
+                tokio::time::sleep(self.backoff.wait()).await;
+                return Ok(());
+            }
+        };
+        self.backoff.reset();
+        for (number, record) in numbers.into_iter().zip(records) {
+            let Some(record) = record else {
+                // Somebody else may have written these rows and removed the block: then the partition is not ours, which an
+                // empty batch finds out.
+                commit(&self.args.committer, Vec::new()).await?;
+                let text = format!("block {number} of the outbox of table {table:?} is missing");
+                return Err(ActorFailure::Final(text));
+            };
+            let block = Block::decode(number, &record).map_err(|e| ActorFailure::Final(e.to_string()))?;
+            self.block_bytes += block.len;
+            self.take_in(TableInput::Block(Arc::new(block))).await?;
+            if self.must_cut() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_in(&mut self, input: TableInput) -> Result<(), ActorFailure> {
+        let last = self.recut.as_ref().map_or(u64::MAX, |intent| intent.last).min(input.last());
+        let positions = self.next..=last;
+        if last < input.last() {
             self.reader = None; // it is already behind the cut that must be repeated; read again from there
         }
         if self.next > last {
@@ -305,7 +379,7 @@ impl BatcherState {
             }
         };
         let encode = move || {
-            let pushed = buffer.push(&batch, seqs);
+            let pushed = buffer.push(&input, positions);
             (buffer, pushed)
         };
         let (buffer, pushed) = workers::blocking(encode).await.map_err(|e| ActorFailure::Again(e.to_string()))?;
@@ -337,7 +411,13 @@ impl BatcherState {
         self.first = self.next;
         (self.writing, self.began) = (true, Instant::now());
         self.recut = None;
+        let mut before = self.args.output;
+        before.block_bytes += std::mem::take(&mut self.block_bytes);
         let writer = Writer {
+            store: match &self.args.source {
+                Source::Outbox { store } => Some(Arc::clone(store)),
+                Source::Log { .. } => None,
+            },
             partition: self.args.partition,
             table: self.args.table.clone(),
             lake: Arc::clone(&self.args.lake),
@@ -345,9 +425,9 @@ impl BatcherState {
             stalled: Arc::clone(&self.args.stalled),
             batcher: myself.clone(),
         };
-        let (output, myself) = (self.args.output, myself.clone());
+        let myself = myself.clone();
         tokio::spawn(async move {
-            let written = writer.write(buffer, first, last, output).await;
+            let written = writer.write(buffer, first, last, before).await;
             drop(myself.cast(BatcherMsg::Written(written))); // gone only with the whole partition
         });
         Ok(())
@@ -356,7 +436,7 @@ impl BatcherState {
     fn written(&mut self, myself: &ActorRef<BatcherMsg>, output: Output) {
         self.writing = false;
         self.args.output = output;
-        self.args.status.set_table_cursor(&self.args.table.name, output.cursor);
+        self.args.source.report(&self.args.status, &self.args.table.name, &output);
         if self.args.stalled.swap(false, Ordering::Relaxed) {
             observe::table_stalled(&self.args.table.name, false);
             self.read_on(myself); // what the router kept back meanwhile
@@ -376,8 +456,39 @@ impl BatcherState {
     }
 }
 
+impl Source {
+    fn is_outbox(&self) -> bool {
+        matches!(self, Self::Outbox { .. })
+    }
+
+    /// The last position that there is to read.
+    fn end(&self, status: &Status, table: &str) -> u64 {
+        match self {
+            Self::Log { .. } => status.routed.load(Ordering::Relaxed),
+            Self::Outbox { .. } => status.outbox_last(table),
+        }
+    }
+
+    /// Says how far the table is in the lake.
+    fn report(&self, status: &Status, table: &str, output: &Output) {
+        match self {
+            Self::Log { .. } => status.set_table_cursor(table, output.cursor),
+            Self::Outbox { .. } => status.set_outbox_written(table, output.block_bytes),
+        }
+    }
+}
+
+async fn commit(committer: &ActorRef<CommitterMsg>, entries: Vec<StoreEntry>) -> Result<(), ActorFailure> {
+    let (reply, answer) = oneshot::channel();
+    let gone = || ActorFailure::Again("the committer is gone".to_owned());
+    committer.cast(CommitterMsg::Write(entries, reply)).map_err(|_| gone())?;
+    Ok(answer.await.map_err(|_| gone())??)
+}
+
 /// What writes one cut, beside the actor.
 struct Writer {
+    /// Where blocks are removed, if the table has an outbox.
+    store: Option<Arc<dyn Store>>,
     partition: u32,
     table: TableSpec,
     lake: Arc<dyn Lake>,
@@ -402,7 +513,7 @@ impl Writer {
         let intent_key = RecordKey::Intent(self.partition, table.clone());
         if !files.is_empty() {
             let intent = Intent { first, last, names: names.clone() };
-            self.commit(vec![(intent_key.clone(), Some(intent.encode()))]).await?;
+            commit(&self.committer, vec![(intent_key.clone(), Some(intent.encode()))]).await?;
             fault_point::reached(fault_point::INTENT_COMMITTED);
         }
         let mut after = Output { cursor: last, ..before };
@@ -415,9 +526,26 @@ impl Writer {
         }
         fault_point::reached(fault_point::BEFORE_CURSOR);
         let output_key = RecordKey::Output(self.partition, table.clone());
-        self.commit(vec![(output_key, Some(after.encode())), (intent_key, None)]).await?;
+        commit(&self.committer, vec![(output_key, Some(after.encode())), (intent_key, None)]).await?;
         fault_point::reached(fault_point::CURSOR_COMMITTED);
+        after.removed = self.remove_blocks(&after).await;
         Ok(after)
+    }
+
+    /// Removes blocks behind the cursor; returns up to which none is left for sure. That is committed with the next cut:
+    /// until then a successor removes them again.
+    async fn remove_blocks(&self, output: &Output) -> u64 {
+        let Some(store) = &self.store else { return output.removed };
+        let last = output.cursor.min(output.removed + REMOVALS_MAX);
+        let name = |number| RecordKey::Outbox(self.partition, self.table.name.clone(), number);
+        let names: Vec<_> = (output.removed + 1..=last).map(name).collect();
+        match store.remove(&names).await {
+            Ok(()) => last,
+            Err(error) => {
+                tracing::warn!(table = self.table.name, %error, "blocks of an outbox are not removed; the next cut tries again");
+                output.removed
+            }
+        }
     }
 
     /// Puts one file, however long it takes: nothing else can be done with it, and the log keeps what it holds.
@@ -439,12 +567,5 @@ impl Writer {
             tracing::warn!(table = self.table.name, error, "the lake does not take a file, trying again");
             tokio::time::sleep(backoff.wait()).await;
         }
-    }
-
-    async fn commit(&self, entries: Vec<StoreEntry>) -> Result<(), ActorFailure> {
-        let (reply, answer) = oneshot::channel();
-        let gone = || ActorFailure::Again("the committer is gone".to_owned());
-        self.committer.cast(CommitterMsg::Write(entries, reply)).map_err(|_| gone())?;
-        Ok(answer.await.map_err(|_| gone())??)
     }
 }

@@ -19,6 +19,7 @@ use crate::{
     handler::{Fault, LogicFactory, StateError},
     key::Key,
     record::{self, Tag},
+    row::EmittedRow,
     session_core::{Outcome, SessionCore},
     timestamp::Timestamp,
 };
@@ -149,6 +150,11 @@ pub struct Cell {
     attempts: BTreeMap<u64, u32>,
     condemned: BTreeMap<u64, (Reason, String)>,
     dead: Vec<DeadLetter>,
+    /// Emitted and not yet in a checkpoint, in order of their sequences.
+    rows: Vec<EmittedRow>,
+    rows_bytes: i64,
+    /// What the partition's numbers say of `rows_bytes`.
+    rows_reported: i64,
     trying: u64,
     failure: Option<Failure>,
     /// When the log stored the oldest event whose effect is not yet in a published feature.
@@ -162,22 +168,24 @@ pub struct Cell {
 
 /// What [`Cell::collect_share`] found.
 pub enum Collected {
-    /// The committed version, and the one as of the cut.
-    Share(Option<(Tag, Bytes)>, Bytes),
+    /// A share, whole or lagging.
+    Share(CollectedShare),
     /// Events at or below the cut still wait.
     NotYet,
     /// It has no share any more.
     Nothing,
 }
 
-/// The share of a key that lags, see [`Cell::collect_lagging`].
-pub struct Lagging {
+/// What a cell gives to a checkpoint.
+pub struct CollectedShare {
     /// The committed version.
     pub committed: Option<(Tag, Bytes)>,
-    /// The last good one, with what it owes.
+    /// The one as of the cut; of a key that lags, its last good one, with what it owes.
     pub version: Bytes,
-    /// The first sequence that it owes.
-    pub owed_from: u64,
+    /// The first sequence that it owes, if it lags.
+    pub owed_from: Option<u64>,
+    /// What was emitted on the way to `version`.
+    pub rows: Vec<EmittedRow>,
 }
 
 /// What a turn did, for the shard's books.
@@ -189,6 +197,8 @@ pub struct Turn {
     pub counts_behind: Counts,
     /// Events given up.
     pub dead: Vec<DeadLetter>,
+    /// See [`Cell::rows_change`].
+    pub rows_change: i64,
     /// The features became due for publication: the shard must list the cell.
     pub feature_due: bool,
     /// All of it belongs behind the cut under way, whatever the sequences say: the key lags in that checkpoint.
@@ -222,6 +232,9 @@ impl Cell {
             attempts: BTreeMap::new(),
             condemned: BTreeMap::new(),
             dead: Vec::new(),
+            rows: Vec::new(),
+            rows_bytes: 0,
+            rows_reported: 0,
             trying: 0,
             failure: None,
             unpublished_since: None,
@@ -319,13 +332,41 @@ impl Cell {
         Ok(())
     }
 
+    /// The next sequences that a turn would try, in order, at most `max`.
+    pub fn next_to_try(&mut self, max: usize) -> Vec<u64> {
+        let Core::Live(core) = &self.core else { return Vec::new() };
+        while self.inbox.front().is_some_and(|waiting| waiting.seq() <= core.applied()) {
+            self.inbox.pop_front(); // as a turn does with what is already in a recovered state
+        }
+        self.inbox.iter().take(max).map(Waiting::seq).collect()
+    }
+
+    /// Does for nothing what will be asked of the state anyway, so that an event is still being tried when its effect on the
+    /// state kills the process. Whether it works is told when it is asked for.
+    pub fn rehearse(&self, factory: &Arc<dyn LogicFactory>, partition: u32) {
+        if let Core::Live(core) = &self.core {
+            drop((core.encode(factory), core.answer(&self.key, partition)));
+        }
+    }
+
+    /// Event `seq` is given up without being tried.
+    pub fn condemn(&mut self, seq: u64, reason: Reason, text: String, attempts: u32) {
+        self.condemned.insert(seq, (reason, text));
+        self.attempts.insert(seq, attempts);
+    }
+
     /// Consumes queued events until the queue is empty, the turn is over, or an event fails. On an error the state is
     /// gone and the shard restarts the session from [`Cell::recover`]; a panic of the handler has the same effect.
     pub fn turn(&mut self, factory: &Arc<dyn LogicFactory>, cut: u64) -> Result<Turn, Failure> {
+        self.turn_of(factory, cut, TURN_EVENTS_MAX)
+    }
+
+    /// The same, over at most `events_max`.
+    pub fn turn_of(&mut self, factory: &Arc<dyn LogicFactory>, cut: u64, events_max: usize) -> Result<Turn, Failure> {
         let Core::Live(mut core) = std::mem::replace(&mut self.core, Core::Absent) else {
             return Ok(Turn { more: false, ..Turn::default() });
         };
-        let mut left = TURN_EVENTS_MAX;
+        let mut left = events_max;
         while left > 0 {
             let Some(seq) = self.inbox.front().map(Waiting::seq) else { break };
             left -= 1;
@@ -335,7 +376,7 @@ impl Cell {
             }
             self.take_share(&core, factory, seq)?;
             self.trying = seq;
-            let end = self.consume(&mut core, seq)?; // an event that fails, or panics, stays in the queue
+            let end = self.consume(&mut core, factory, seq)?; // an event that fails, or panics, stays in the queue
             let stored = match self.inbox.pop_front() {
                 Some(Waiting::Event(event)) => Some(event.get().event().stored),
                 Some(Waiting::Gone(_)) | None => None,
@@ -353,11 +394,12 @@ impl Cell {
         let hungry = !more && !self.parked.is_empty() && self.fetching.is_none();
         let dead = std::mem::take(&mut self.dead);
         let is_behind = self.lagged_at == Some(cut);
-        Ok(Turn { counts: counts.0, counts_behind: counts.1, dead, feature_due, is_behind, more, hungry })
+        let rows_change = self.rows_change();
+        Ok(Turn { counts: counts.0, counts_behind: counts.1, dead, rows_change, feature_due, is_behind, more, hungry })
     }
 
     /// Runs the event at the front of the queue, which has sequence `seq`.
-    fn consume(&mut self, core: &mut SessionCore, seq: u64) -> Result<End, Failure> {
+    fn consume(&mut self, core: &mut SessionCore, factory: &Arc<dyn LogicFactory>, seq: u64) -> Result<End, Failure> {
         let Some(Waiting::Event(event)) = self.inbox.front() else {
             core.skip(seq);
             return Ok(End::Dropped);
@@ -365,8 +407,12 @@ impl Cell {
         if let Some((reason, text)) = self.condemned.get(&seq).cloned() {
             return Ok(self.give_up(core, reason, text));
         }
-        match core.apply(event.get()) {
-            Ok(outcome) => Ok(End::Done(outcome)),
+        let before = self.rows.len();
+        match core.apply(event.get(), factory.tables(), &mut self.rows) {
+            Ok(outcome) => {
+                self.rows_bytes += bytes_of(&self.rows[before..]);
+                Ok(End::Done(outcome))
+            }
             Err(Fault::Reject(text)) => {
                 *self.attempts.entry(seq).or_default() += 1;
                 Ok(self.give_up(core, Reason::Reject, text))
@@ -464,32 +510,38 @@ impl Cell {
             }
             Share::None => return Ok(Collected::Nothing),
         };
+        Ok(Collected::Share(self.give(tag, version, None)))
+    }
+
+    /// Gives `version` to checkpoint `tag`, with what was emitted on the way to it.
+    fn give(&mut self, tag: Tag, version: Bytes, owed_from: Option<u64>) -> CollectedShare {
         self.in_flight = Some((tag, version.clone()));
-        Ok(Collected::Share(self.committed.clone(), version))
+        let applied = record::applied_of(&version);
+        let count = self.rows.partition_point(|row| row.seq <= applied);
+        let rows: Vec<_> = self.rows.drain(..count).collect();
+        self.rows_bytes -= bytes_of(&rows);
+        CollectedShare { committed: self.committed.clone(), version, owed_from, rows }
     }
 
     /// The share of a key that does not come as far as the cut in time: its last good state, and what it still owes, which
-    /// the checkpoint leaves to a later one. `None` when that is not possible either.
-    pub fn collect_lagging(
-        &mut self,
-        factory: &Arc<dyn LogicFactory>,
-        tag: Tag,
-    ) -> Result<Option<Lagging>, StateError> {
-        let Share::Due(cut) = self.share else { return Ok(None) };
+    /// the checkpoint leaves to a later one; or not yet, when that is not possible either.
+    pub fn collect_lagging(&mut self, factory: &Arc<dyn LogicFactory>, tag: Tag) -> Result<Collected, StateError> {
+        let Share::Due(cut) = self.share else { return Ok(Collected::NotYet) };
         let owed = self.owed(cut);
-        let Some(first) = owed.first().copied().filter(|_| owed.len() <= OWED_EVENTS_MAX) else { return Ok(None) };
+        let Some(first) = owed.first().copied().filter(|_| owed.len() <= OWED_EVENTS_MAX) else {
+            return Ok(Collected::NotYet);
+        };
         let version = match (&self.core, &self.committed) {
             (Core::Live(core), _) => core.encode(factory)?,
             (Core::Absent, Some((_, version))) if self.recovering => version.clone(),
             (Core::Absent, None) if self.recovering => SessionCore::new(factory)?.encode(factory)?,
-            _ => return Ok(None), // its state is still on its way from the store
+            _ => return Ok(Collected::NotYet), // its state is still on its way from the store
         };
         let version = record::with_owed(&version, &owed).map_err(|e| StateError(e.to_string()))?;
         self.share = Share::None;
         self.lagged_at = Some(cut);
         self.dirty = true; // the next checkpoint tries again
-        self.in_flight = Some((tag, version.clone()));
-        Ok(Some(Lagging { committed: self.committed.clone(), version, owed_from: first }))
+        Ok(Collected::Share(self.give(tag, version, Some(first))))
     }
 
     /// The checkpoint under way is acknowledged: what it wrote is now the committed version.
@@ -546,7 +598,13 @@ impl Cell {
     pub fn frozen_bytes(&self) -> usize {
         let versions = [&self.committed, &self.in_flight].into_iter().flatten().map(|(_, v)| v.len()).sum::<usize>();
         let core = if let Core::Frozen(version) = &self.core { version.len() } else { 0 };
-        versions + core + self.history.len() * 16 + self.frozen_answer.as_ref().map_or(0, |a| a.1.len()) + 512
+        let answer = self.frozen_answer.as_ref().map_or(0, |a| a.1.len());
+        versions + core + self.history.len() * 16 + answer + 512
+    }
+
+    /// By how many bytes the rows that wait for a checkpoint have changed since this was last asked.
+    pub fn rows_change(&mut self) -> i64 {
+        self.rows_bytes - std::mem::replace(&mut self.rows_reported, self.rows_bytes)
     }
 
     // ---- features -------------------------------------------------------------------------------------------------------
@@ -622,6 +680,8 @@ impl Cell {
         }
         let again: Vec<u64> = self.history.drain(keep..).map(|(seq, _)| seq).collect();
         self.recovering = true;
+        self.rows.truncate(self.rows.partition_point(|row| row.seq <= applied));
+        self.rows_bytes = bytes_of(&self.rows);
         self.park_behind(again.clone());
         self.counted = self.counted.min(keep);
         // What the failed turn had consumed and the recovered state contains was not reported yet.
@@ -652,6 +712,8 @@ impl Cell {
     pub fn abandon(&mut self, error: &str) -> Vec<DeadLetter> {
         self.core = Core::Absent;
         self.dirty = false;
+        self.rows.clear();
+        self.rows_bytes = 0;
         self.unpublished_since = None;
         self.recovering = false;
         // What is parked comes here too, when it has been read again; the checkpoint waits for it.
@@ -664,6 +726,10 @@ impl Cell {
         };
         self.inbox.drain(..).filter_map(letter).collect()
     }
+}
+
+fn bytes_of(rows: &[EmittedRow]) -> i64 {
+    rows.iter().map(EmittedRow::size).sum::<usize>() as i64
 }
 
 /// What [`Cell::recover`] undid.

@@ -6,23 +6,30 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, oneshot},
+    time::Instant,
+};
 
 use crate::{
     budget::Backoff,
+    careful::Care,
     counts::Counts,
     credit::Credit,
     failure::ActorFailure,
     fault_point,
     feature_cache::FeatureCache,
     key::Key,
-    observe, pacing,
+    observe,
+    outbox::{BlockWriter, ClosedBlock},
+    pacing,
     ports::{Claim, RecordKey, Store, StoreEntry, StoreError},
     record::{self, Checkpoint, Head, Tag},
-    router::{Cut, POOL_BYTES_MAX, RouterMsg, UNCOMMITTED_EVENTS_MAX},
+    router::{Cut, POOL_BYTES_MAX, ROWS_BYTES_MAX, RouterMsg, UNCOMMITTED_EVENTS_MAX},
     shard::{Answer, ShardMsg, Shares},
     status::Status,
     timestamp::Clock,
+    trials::{Notes, Trials},
 };
 
 /// Wait before a batch is tried again.
@@ -32,6 +39,8 @@ const TICK: Duration = Duration::from_millis(20);
 /// Without anything to write for this long, the committer asks the store with an empty batch whether the partition is still
 /// its own: an idle engine must find out, too, that it was replaced.
 pub const CONFIRM_EVERY: Duration = Duration::from_secs(10);
+/// Dead letters and blocks of rows in one batch, in bytes, and the last of them: brokers hold a batch in memory.
+const TAIL_BYTES_MAX: usize = 4 << 20;
 /// Behind by more events than this, the partition counts as busy.
 const BUSY_LAG_EVENTS: u64 = 10_000;
 
@@ -46,6 +55,8 @@ pub struct CommitterArguments {
     pub store: Arc<dyn Store>,
     /// The checkpoint that the partition starts from.
     pub checkpoint: Checkpoint,
+    /// The tables that the handler emits rows to, in its order.
+    pub tables: Vec<String>,
     /// How far the features published by earlier owners go, see [`Head::published`].
     pub floor: u64,
     /// Time between checkpoints.
@@ -58,6 +69,10 @@ pub struct CommitterArguments {
     pub status: Arc<Status>,
     /// For freshness.
     pub clock: Arc<dyn Clock>,
+    /// What the store knows of starts without progress ...
+    pub care: Care,
+    /// ... and who may try events while some partition is careful.
+    pub trials: Arc<Trials>,
 }
 
 /// Answered when a write is committed.
@@ -84,6 +99,10 @@ pub enum CommitterMsg {
     Write(Vec<StoreEntry>, WriteReply),
     /// Publish everything, make a checkpoint, then answer.
     Drain(oneshot::Sender<()>),
+    /// Note these events, in careful mode, then answer: they are about to be tried.
+    Try(Vec<u64>, oneshot::Sender<()>),
+    /// They were tried; the permit goes when the store knows.
+    Tried(Vec<u64>, OwnedSemaphorePermit),
 }
 
 enum Phase {
@@ -100,7 +119,10 @@ struct Under {
     cut: Cut,
     waiting: Vec<ActorRef<ShardMsg>>,
     counts: Counts,
-    dead: VecDeque<StoreEntry>,
+    /// Emitted rows, on their way into blocks.
+    blocks: BlockWriter,
+    /// Dead letters and blocks: written after all states.
+    tail: VecDeque<StoreEntry>,
     entries: VecDeque<StoreEntry>,
     answers: Vec<Answer>,
     /// Keys that the checkpoint leaves events of to a later one, and the first such event of each.
@@ -128,6 +150,7 @@ pub struct CommitterState {
     cuts_for_drain: bool,
     drain_cut: bool,
     stepping: bool,
+    notes: Notes,
 }
 
 impl Actor for Committer {
@@ -142,6 +165,8 @@ impl Actor for Committer {
     ) -> Result<CommitterState, ActorProcessingErr> {
         myself.send_interval(TICK, || CommitterMsg::Tick);
         let now = Instant::now();
+        let notes = Notes::new(args.care.clone(), args.checkpoint.progress(), &args.trials);
+        show_care(&args.status, &notes);
         Ok(CommitterState {
             head: Head { epoch: args.claim.epoch, batch: 0, published: args.floor },
             args,
@@ -158,6 +183,7 @@ impl Actor for Committer {
             cuts_for_drain: false,
             drain_cut: false,
             stepping: false,
+            notes,
         })
     }
 
@@ -174,7 +200,10 @@ impl Actor for Committer {
             CommitterMsg::Cut(cut) => state.begin_writing(*cut),
             CommitterMsg::AnswersDue => state.answers_due = true,
             CommitterMsg::Write(entries, reply) => state.writes.push_back((entries, reply)),
+            CommitterMsg::Try(seqs, noted) => state.notes.open(&seqs, noted),
+            CommitterMsg::Tried(seqs, permit) => state.notes.close(&seqs, permit),
             CommitterMsg::Drain(reply) if state.is_below_floor() => {
+                state.end_in_order().await?;
                 reply.send(()).ok(); // nothing new to save: the last checkpoint is as good
             }
             CommitterMsg::Drain(reply) => {
@@ -193,6 +222,7 @@ impl Actor for Committer {
 impl CommitterState {
     /// Does the next piece of work; true when there may be more right away.
     async fn step(&mut self) -> Result<bool, ActorFailure> {
+        self.write_notes().await?;
         if let Some((entries, reply)) = self.writes.pop_front() {
             let committed = self.commit(entries, true).await;
             // A batcher that is gone does not care.
@@ -228,6 +258,26 @@ impl CommitterState {
                 Ok(published)
             }
         }
+    }
+
+    /// Whoever waits to try events, and whoever has: all of them in one batch. What a crash of the machine takes back is only
+    /// who was being tried, and nobody is suspected for that.
+    async fn write_notes(&mut self) -> Result<(), ActorFailure> {
+        if let Some(care) = self.notes.due() {
+            let entry = (RecordKey::Care(self.args.claim.partition), Some(care.encode()));
+            self.commit(vec![entry], false).await?;
+            self.notes.written();
+        }
+        Ok(())
+    }
+
+    /// This start is not one that came to nothing, however far it came.
+    async fn end_in_order(&mut self) -> Result<(), ActorFailure> {
+        if let Some(care) = self.notes.drained() {
+            let entry = (RecordKey::Care(self.args.claim.partition), Some(care.encode()));
+            self.commit(vec![entry], true).await?;
+        }
+        Ok(())
     }
 
     /// One fenced, chained batch; tried until the store has it, or says that it is not ours to write any more.
@@ -275,7 +325,9 @@ impl CommitterState {
         if !self.draining.is_empty() && !self.drain_cut {
             return true;
         }
-        let pressed = status.pool_bytes.load(Relaxed) > POOL_BYTES_MAX / 2 || uncommitted > UNCOMMITTED_EVENTS_MAX / 2;
+        let pressed = status.pool_bytes.load(Relaxed) > POOL_BYTES_MAX / 2
+            || status.rows_bytes.load(Relaxed) > ROWS_BYTES_MAX / 2
+            || uncommitted > UNCOMMITTED_EVENTS_MAX / 2;
         let owing = uncommitted > 0 || !self.args.checkpoint.lagging.is_empty();
         owing && (pressed || self.checkpoint_ended.elapsed() >= self.args.checkpoint_every)
     }
@@ -292,12 +344,13 @@ impl CommitterState {
     fn begin_writing(&mut self, mut cut: Cut) {
         let (partition, tag) = (self.args.claim.partition, self.tag());
         let dead = std::mem::take(&mut cut.dead);
-        let dead = dead.iter().map(|letter| dead_entry(partition, letter, tag)).collect();
+        let tail = dead.iter().map(|letter| dead_entry(partition, letter, tag)).collect();
         self.phase = Phase::Writing(Box::new(Under {
             counts: cut.counts,
             cut,
             waiting: self.shards.clone(),
-            dead,
+            blocks: BlockWriter::new(tag, &self.args.tables, &self.args.checkpoint.outbox),
+            tail,
             entries: VecDeque::new(),
             answers: Vec::new(),
             lagging: Vec::new(),
@@ -319,9 +372,11 @@ impl CommitterState {
             under.entries.extend(shares.states);
             under.answers.extend(shares.answers);
             under.lagging.extend(shares.lagging);
+            let closed = shares.rows.iter().filter_map(|row| under.blocks.push(row));
+            under.tail.extend(closed.map(|block| block_entry(partition, block)));
             if let Some((counts, dead)) = shares.done {
                 under.counts.merge(&counts);
-                under.dead.extend(dead.iter().map(|letter| dead_entry(partition, letter, tag)));
+                under.tail.extend(dead.iter().map(|letter| dead_entry(partition, letter, tag)));
                 under.waiting.remove(0);
             } else if nothing {
                 under.waiting.rotate_left(1);
@@ -348,11 +403,18 @@ impl CommitterState {
         if !under.waiting.is_empty() {
             return Ok(true);
         }
-        if !under.dead.is_empty() {
-            let room = max - ready;
-            let count = under.dead.len().min(room);
-            under.entries.extend(under.dead.drain(..count));
-            if !under.dead.is_empty() {
+        under.tail.extend(under.blocks.finish().into_iter().map(|block| block_entry(partition, block)));
+        if !under.tail.is_empty() {
+            let (mut room, mut bytes) = (max - ready, 0);
+            while room > 0
+                && bytes < TAIL_BYTES_MAX
+                && let Some(entry) = under.tail.pop_front()
+            {
+                room -= 1;
+                bytes += entry.1.as_ref().map_or(0, |value| value.len());
+                under.entries.push_back(entry);
+            }
+            if !under.tail.is_empty() {
                 let entries = under.entries.drain(..).collect();
                 let answers = std::mem::take(&mut under.answers);
                 return self.commit_with_answers(entries, answers, false).await.map(|()| true);
@@ -364,17 +426,19 @@ impl CommitterState {
 
     async fn finish_checkpoint(&mut self) -> Result<(), ActorFailure> {
         let Phase::Writing(under) = std::mem::replace(&mut self.phase, Phase::Idle) else { return Ok(()) };
-        let Under { cut, counts, entries, answers, lagging, .. } = *under;
+        let Under { cut, counts, entries, answers, lagging, blocks, .. } = *under;
         let mut next = self.args.checkpoint.clone();
         next.n = cut.n;
         next.cut = cut.last;
         next.clock = cut.clock;
         next.lagging = lagging.iter().map(|(key, _)| key.to_string()).collect();
+        next.owed_from = lagging.iter().map(|(_, first)| *first).min().unwrap_or(0);
         next.counters.add(&counts.to_counters());
         if cut.dropped > 0 {
             *next.counters.dropped.entry("retention".to_owned()).or_default() += cut.dropped;
         }
         next.lines.insert(self.args.claim.epoch, cut.n);
+        next.outbox.extend(blocks.ends().map(|(table, end)| (table.to_owned(), end)));
         let mut entries: Vec<_> = entries.into();
         entries.push((RecordKey::Checkpoint(self.args.claim.partition), Some(next.encode())));
         fault_point::reached(fault_point::BEFORE_RECORD);
@@ -385,12 +449,22 @@ impl CommitterState {
             shard.cast(ShardMsg::Acknowledged).map_err(|_| ActorFailure::Again("a shard is gone".to_owned()))?;
         }
         let status = &self.args.status;
+        blocks.ends().for_each(|(table, end)| status.set_outbox_end(table, end));
         let owed_from = lagging.iter().map(|(_, first)| *first).min().unwrap_or(u64::MAX);
         status.owed_from.store(owed_from, std::sync::atomic::Ordering::Relaxed);
         status.cut.store(cut.last, std::sync::atomic::Ordering::Relaxed);
         status.checkpoint_at.store(self.args.clock.now().0, std::sync::atomic::Ordering::Relaxed);
         self.checkpoint_ended = Instant::now();
         observe::checkpoint(self.checkpoint_began.elapsed().as_secs_f64());
+        if self.notes.progressed(self.args.checkpoint.progress()) {
+            let partition = self.args.claim.partition;
+            tracing::info!(
+                partition,
+                cut = cut.last,
+                "all that a dead process may have tried is done: careful mode ends"
+            );
+        }
+        show_care(&self.args.status, &self.notes);
         // What lagging keys owe is not done yet: who drains waits for a checkpoint that leaves nobody behind.
         if self.cuts_for_drain && self.args.checkpoint.lagging.is_empty() {
             self.drain_cut = true;
@@ -426,6 +500,7 @@ impl CommitterState {
             self.publish_at = Instant::now() + pause;
         }
         if self.drain_cut && !self.answers_due {
+            self.end_in_order().await?;
             for reply in self.draining.drain(..) {
                 reply.send(()).ok(); // whoever asked may have stopped waiting
             }
@@ -465,8 +540,18 @@ impl CommitterState {
     }
 }
 
+fn show_care(status: &Status, notes: &Notes) {
+    use std::sync::atomic::Ordering::Relaxed;
+    status.careful.store(notes.are_careful(), Relaxed);
+    status.starts.store(u64::from(notes.starts()), Relaxed);
+}
+
 fn dead_entry(partition: u32, letter: &crate::dead_letter::DeadLetter, tag: Tag) -> StoreEntry {
     (RecordKey::DeadLetter(partition, letter.seq), Some(record::encode_dead_letter(letter, tag)))
+}
+
+fn block_entry(partition: u32, (table, number, record): ClosedBlock) -> StoreEntry {
+    (RecordKey::Outbox(partition, table, number), Some(record))
 }
 
 async fn ask<T>(

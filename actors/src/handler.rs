@@ -7,7 +7,11 @@ use std::{collections::BTreeMap, panic::RefUnwindSafe, sync::Arc, time::Duration
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{event::EventRef, timestamp::Timestamp};
+use crate::{
+    event::EventRef,
+    row::{EmittedRow, EmittedTable, Emitter, Row},
+    timestamp::Timestamp,
+};
 
 /// Logic for one kind of key.
 pub trait Handler: Send + Sync + RefUnwindSafe + Sized + 'static {
@@ -19,12 +23,17 @@ pub trait Handler: Send + Sync + RefUnwindSafe + Sized + 'static {
     /// Makes the handler; an error is shown by `keyloom check` at the handler's section.
     fn new(config: Self::Config) -> Result<Self, ConfigError>;
 
-    /// Applies one event. On an error the event has no effect: after [`Fault::Reject`] the state must be as it was, so
-    /// validate before you change it; after the other faults the engine restores it.
-    fn on_event(&self, state: &mut Self::State, event: EventRef<'_>, context: &Context<'_>) -> Result<(), Fault>;
+    /// Applies one event. On an error the event has no effect: what it emitted is gone; after [`Fault::Reject`] the state
+    /// must be as it was, so validate before you change it; after the other faults the engine restores it.
+    fn on_event(&self, state: &mut Self::State, event: EventRef<'_>, context: &mut Context<'_>) -> Result<(), Fault>;
 
     /// Says the key's features. Called when features are published, not once per event.
     fn features(&self, state: &Self::State, features: &mut Features<'_>);
+
+    /// The tables that [`Context::emit`] is used with: `vec![EmittedTable::of::<MyRow>()]`.
+    fn tables() -> Vec<EmittedTable> {
+        Vec::new()
+    }
 }
 
 /// What a session remembers for its key.
@@ -39,8 +48,8 @@ pub trait State: Default + Serialize + DeserializeOwned + Send + 'static {
     }
 }
 
-/// What a handler may know beside the event.
-#[derive(Clone, Copy, Debug)]
+/// What a handler may know beside the event, and what it can do beside changing the state.
+#[derive(Debug)]
 pub struct Context<'a> {
     /// The key.
     pub key: &'a str,
@@ -50,6 +59,22 @@ pub struct Context<'a> {
     pub event_time: Timestamp,
     /// When the log stored the event: the same on every replay, unlike a clock.
     pub now: Timestamp,
+    pub(crate) emitter: Emitter<'a>,
+}
+
+impl<'a> Context<'a> {
+    /// Of `event`.
+    pub(crate) fn new(event: EventRef<'a>, tables: &'a [EmittedTable], rows: &'a mut Vec<EmittedRow>) -> Self {
+        let e = event.event();
+        let emitter = Emitter::new(tables, event, rows);
+        Self { key: event.key_str(), seq: e.seq, event_time: e.time, now: e.stored, emitter }
+    }
+
+    /// Emits a row to the table of its type: exactly once if the event succeeds, else not at all. An error means that the
+    /// row is too large (the event is rejected), or that the handler is not as it should be; pass it on with `?`.
+    pub fn emit<R: Row>(&mut self, row: &R) -> Result<(), Fault> {
+        self.emitter.emit(row)
+    }
 }
 
 /// Why an event could not be applied.
@@ -109,7 +134,7 @@ fn write_json<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
 /// One key's state together with its handler.
 pub trait Logic: Send {
     /// See [`Handler::on_event`].
-    fn on_event(&mut self, event: EventRef<'_>, context: &Context<'_>) -> Result<(), Fault>;
+    fn on_event(&mut self, event: EventRef<'_>, context: &mut Context<'_>) -> Result<(), Fault>;
     /// See [`Handler::features`].
     fn features(&self, features: &mut Features<'_>);
     /// Appends the state as named MessagePack.
@@ -122,6 +147,8 @@ pub trait LogicFactory: Send + Sync + 'static {
     fn name(&self) -> &str;
     /// Version of its state type.
     fn state_version(&self) -> u32;
+    /// The tables it emits rows to.
+    fn tables(&self) -> &[EmittedTable];
     /// For a key never seen.
     fn create(&self) -> Box<dyn Logic>;
     /// From stored state.
@@ -134,7 +161,7 @@ struct Typed<H: Handler> {
 }
 
 impl<H: Handler> Logic for Typed<H> {
-    fn on_event(&mut self, event: EventRef<'_>, context: &Context<'_>) -> Result<(), Fault> {
+    fn on_event(&mut self, event: EventRef<'_>, context: &mut Context<'_>) -> Result<(), Fault> {
         self.handler.on_event(&mut self.state, event, context)
     }
 
@@ -150,6 +177,7 @@ impl<H: Handler> Logic for Typed<H> {
 struct TypedFactory<H: Handler> {
     name: String,
     handler: Arc<H>,
+    tables: Vec<EmittedTable>,
 }
 
 impl<H: Handler> LogicFactory for TypedFactory<H> {
@@ -159,6 +187,10 @@ impl<H: Handler> LogicFactory for TypedFactory<H> {
 
     fn state_version(&self) -> u32 {
         H::State::VERSION
+    }
+
+    fn tables(&self) -> &[EmittedTable] {
+        &self.tables
     }
 
     fn create(&self) -> Box<dyn Logic> {
@@ -177,20 +209,32 @@ impl<H: Handler> LogicFactory for TypedFactory<H> {
 
 type Build = fn(&str, serde_json::Value) -> Result<Arc<dyn LogicFactory>, ConfigError>;
 
+#[derive(Clone)]
+struct Registered {
+    build: Build,
+    tables: fn() -> Vec<EmittedTable>,
+}
+
 /// The handlers a binary knows, by name.
 #[derive(Clone, Default)]
 pub struct Registry {
-    handlers: BTreeMap<String, Build>,
+    handlers: BTreeMap<String, Registered>,
 }
 
 impl Registry {
     /// Registers `H` as `name`; the last registration of a name counts.
     pub fn add<H: Handler>(&mut self, name: &str) {
-        self.handlers.insert(name.to_owned(), |name, config| {
+        let build: Build = |name, config| {
             let config = serde_json::from_value(config).map_err(|e| ConfigError(e.to_string()))?;
             let handler = Arc::new(H::new(config)?);
-            Ok(Arc::new(TypedFactory { name: name.to_owned(), handler }))
-        });
+            Ok(Arc::new(TypedFactory { name: name.to_owned(), handler, tables: H::tables() }))
+        };
+        self.handlers.insert(name.to_owned(), Registered { build, tables: H::tables });
+    }
+
+    /// The tables that handler `name` emits rows to; `None` when there is no such handler.
+    pub fn tables(&self, name: &str) -> Option<Vec<EmittedTable>> {
+        self.handlers.get(name).map(|handler| (handler.tables)())
     }
 
     /// Registered names, in order.
@@ -200,7 +244,7 @@ impl Registry {
 
     /// Builds handler `name` with its section of the topology (an empty object when it has none).
     pub fn build(&self, name: &str, config: serde_json::Value) -> Result<Arc<dyn LogicFactory>, ConfigError> {
-        let build = self.handlers.get(name).ok_or_else(|| ConfigError(format!("no handler is called {name:?}")))?;
-        build(name, config)
+        let handler = self.handlers.get(name).ok_or_else(|| ConfigError(format!("no handler is called {name:?}")))?;
+        (handler.build)(name, config)
     }
 }

@@ -40,6 +40,11 @@ pub fn describe() {
         Unit::Count,
         "Times a reader of the log had to be opened again."
     );
+    describe_counter!(
+        "keyloom_lake_overrun_events_total",
+        Unit::Count,
+        "Events that retention took away before a table had them, since the start of the engine."
+    );
     describe_gauge!("keyloom_lake_stalled", Unit::Count, "1 while the lake does not take a table's files.");
     describe_gauge!("keyloom_lake_open_rows", Unit::Count, "Rows waiting in memory for their file, by table.");
     describe_histogram!(
@@ -63,6 +68,8 @@ pub enum Cause {
     StartFailed,
     /// It was killed.
     Killed,
+    /// Its handler did not come back, and the process was started again.
+    Stuck,
 }
 
 /// Counts a restart: the only place that does.
@@ -72,6 +79,7 @@ pub fn restarted(actor: &'static str, cause: Cause) {
         Cause::Error => "error",
         Cause::StartFailed => "start_failed",
         Cause::Killed => "killed",
+        Cause::Stuck => "stuck",
     };
     counter!("keyloom_actor_restarts_total", "actor" => actor, "cause" => cause).increment(1);
 }
@@ -144,6 +152,11 @@ pub fn put_retried(table: &str) {
 /// Whether the lake takes a table's files.
 pub fn table_stalled(table: &str, stalled: bool) {
     gauge!("keyloom_lake_stalled", "table" => table.to_owned()).set(if stalled { 1.0 } else { 0.0 });
+}
+
+/// Retention took events away before a table had them.
+pub fn table_overrun(table: &str, events: u64) {
+    counter!("keyloom_lake_overrun_events_total", "table" => table.to_owned()).increment(events);
 }
 
 /// Rows waiting for their file.

@@ -15,8 +15,9 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 
 use crate::{
-    batcher::{Batcher, BatcherArguments, BatcherMsg, TableSpec},
+    batcher::{Batcher, BatcherArguments, BatcherMsg, Source, TableSpec},
     budget::Backoff,
+    careful::{Care, Start},
     cell::KeyLimits,
     committer::{Committer, CommitterArguments, CommitterMsg},
     credit::Credit,
@@ -26,8 +27,8 @@ use crate::{
     feature_cache::FeatureCache,
     handler::LogicFactory,
     observe,
-    ports::{Homes, RecordKey},
-    record::{Checkpoint, Head, Intent, Output},
+    ports::{Claim, Homes, RecordKey},
+    record::{Checkpoint, Follows, Head, Intent, Output},
     router::{Router, RouterArguments, RouterMsg, TableFeed},
     shard::{Shard, ShardArguments, ShardMsg},
     status::Status,
@@ -75,8 +76,10 @@ pub struct PartitionPlan {
     pub checkpoint_every: Duration,
     /// Bytes in flight.
     pub in_flight_max: u64,
-    /// Tables that follow the log.
+    /// Tables.
     pub tables: Vec<TableSpec>,
+    /// Bytes of emitted rows that may wait for the lake.
+    pub outbox_max: u64,
     /// Answers of resident keys.
     pub cache: Arc<FeatureCache>,
     /// The partition's numbers.
@@ -105,8 +108,15 @@ struct Tree {
     router: ActorRef<RouterMsg>,
     shards: Vec<ActorRef<ShardMsg>>,
     committer: ActorRef<CommitterMsg>,
-    batchers: Vec<ActorRef<BatcherMsg>>,
+    batchers: Vec<TableActor>,
     since: tokio::time::Instant,
+}
+
+/// The batcher of a table, and whose outbox it follows.
+#[derive(Clone)]
+struct TableActor {
+    batcher: ActorRef<BatcherMsg>,
+    outbox: Option<String>,
 }
 
 /// The state.
@@ -115,6 +125,8 @@ pub struct PartitionState {
     tree: Option<Tree>,
     backoff: Backoff,
     draining: bool,
+    /// The first epoch that this process has claimed.
+    first_epoch: Option<u64>,
 }
 
 impl Actor for Partition {
@@ -129,7 +141,7 @@ impl Actor for Partition {
     ) -> Result<PartitionState, ActorProcessingErr> {
         myself.cast(PartitionMsg::Start)?;
         myself.send_interval(LOG_TICK, || PartitionMsg::LogTick);
-        Ok(PartitionState { plan, tree: None, backoff: RESTART_BACKOFF, draining: false })
+        Ok(PartitionState { plan, tree: None, backoff: RESTART_BACKOFF, draining: false, first_epoch: None })
     }
 
     async fn handle(
@@ -139,21 +151,25 @@ impl Actor for Partition {
         state: &mut PartitionState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            PartitionMsg::Start if state.tree.is_none() => match grow(&state.plan, &myself).await {
-                Ok(tree) => {
-                    state.plan.status.set_trouble(None);
-                    state.plan.status.running.store(true, Ordering::Relaxed);
-                    state.tree = Some(tree);
+            PartitionMsg::Start if state.tree.is_none() => {
+                match grow(&state.plan, &mut state.first_epoch, &myself).await {
+                    Ok(tree) => {
+                        state.plan.status.set_trouble(None);
+                        state.plan.status.running.store(true, Ordering::Relaxed);
+                        state.tree = Some(tree);
+                    }
+                    Err(ActorFailure::Final(error)) => return Err(Box::new(ActorFailure::Final(error))),
+                    Err(ActorFailure::Again(error)) => state.start_later(&myself, error),
                 }
-                Err(ActorFailure::Final(error)) => return Err(Box::new(ActorFailure::Final(error))),
-                Err(ActorFailure::Again(error)) => state.start_later(&myself, error),
-            },
+            }
             PartitionMsg::Start => {}
             PartitionMsg::LogTick => state.look_at_log().await,
             PartitionMsg::Drain(reply) => {
                 state.draining = true;
                 if let Some(tree) = &state.tree {
-                    tokio::spawn(drain(tree.router.clone(), tree.committer.clone(), tree.batchers.clone(), reply));
+                    let status = Arc::clone(&state.plan.status);
+                    let (router, committer) = (tree.router.clone(), tree.committer.clone());
+                    tokio::spawn(drain(router, committer, tree.batchers.clone(), status, reply));
                 } else {
                     drop(reply); // nothing runs, so nothing can be said to be saved
                 }
@@ -242,7 +258,7 @@ impl Tree {
             Some("committer")
         } else if self.shards.iter().any(|s| s.get_id() == id) {
             Some("shard")
-        } else if self.batchers.iter().any(|b| b.get_id() == id) {
+        } else if self.batchers.iter().any(|b| b.batcher.get_id() == id) {
             Some("batcher")
         } else {
             None
@@ -254,7 +270,7 @@ impl Tree {
         let cells = [self.router.get_cell(), self.committer.get_cell()]
             .into_iter()
             .chain(self.shards.iter().map(|s| s.get_cell()))
-            .chain(self.batchers.iter().map(|b| b.get_cell()));
+            .chain(self.batchers.iter().map(|b| b.batcher.get_cell()));
         for cell in cells {
             if cell.kill_and_wait(Some(STOP_LIMIT)).await.is_err() {
                 tracing::error!("an actor does not end; the new tree is fenced against it");
@@ -266,7 +282,8 @@ impl Tree {
 async fn drain(
     router: ActorRef<RouterMsg>,
     committer: ActorRef<CommitterMsg>,
-    batchers: Vec<ActorRef<BatcherMsg>>,
+    batchers: Vec<TableActor>,
+    status: Arc<Status>,
     reply: oneshot::Sender<()>,
 ) {
     let (stop, stopped) = oneshot::channel();
@@ -278,27 +295,77 @@ async fn drain(
     if committer.cast(CommitterMsg::Drain(ask)).is_err() {
         return;
     }
-    let mut waits = Vec::new();
-    for batcher in batchers {
+    let ask = |table: &TableActor, through| {
         let (ask, written) = oneshot::channel();
-        if batcher.cast(BatcherMsg::Drain { through, reply: ask }).is_ok() {
-            waits.push(written);
-        }
+        table.batcher.cast(BatcherMsg::Drain { through, reply: ask }).ok().map(|()| written)
+    };
+    let (outboxes, logs): (Vec<_>, Vec<_>) = batchers.iter().partition(|table| table.outbox.is_some());
+    let waits: Vec<_> = logs.into_iter().filter_map(|table| ask(table, through)).chain([committed]).collect();
+    if futures_util::future::try_join_all(waits).await.is_err() {
+        return; // it failed; whoever drains runs into its limit and leaves the rest to recovery
     }
-    for wait in waits.into_iter().chain([committed]) {
-        if wait.await.is_err() {
-            return; // it failed; whoever drains runs into its limit and leaves the rest to recovery
-        }
+    // Outboxes have their last blocks only now.
+    let last = |table: &TableActor| table.outbox.as_deref().map_or(0, |name| status.outbox_last(name));
+    let waits: Vec<_> = outboxes.into_iter().filter_map(|table| ask(table, last(table))).collect();
+    if futures_util::future::try_join_all(waits).await.is_ok() {
+        reply.send(()).ok(); // whoever asked may have stopped waiting
     }
-    reply.send(()).ok(); // whoever asked may have stopped waiting
+}
+
+fn named(follows: Follows) -> &'static str {
+    match follows {
+        Follows::Log => "events",
+        Follows::Outbox => "rows that a handler emits",
+    }
+}
+
+/// Counts this start, if it is one, and says what follows from those before; in the store before anything is tried.
+async fn take_care(
+    plan: &PartitionPlan,
+    claim: &mut Claim,
+    head: &Head,
+    before: Option<&Care>,
+    start: &Start,
+) -> Result<Care, ActorFailure> {
+    let partition = plan.partition;
+    let care = Care::begin(before, start);
+    if care.differs_from(before) {
+        let head = Head { epoch: claim.epoch, batch: 0, published: head.published }; // the committer's begin with 1
+        let entry = (RecordKey::Care(partition), Some(care.encode()));
+        plan.homes.store.commit(claim, head.encode(), vec![entry], true).await?;
+    }
+    if care.is_careful(start.progress) {
+        let (starts, until, suspects) = (care.starts, care.until, care.suspects.len());
+        let condemned = care.verdicts().condemned.len();
+        tracing::warn!(
+            partition,
+            starts,
+            progress = start.progress,
+            until,
+            suspects,
+            condemned,
+            "processes died before they had made progress: events are tried carefully, which is slower, until the one that \
+             kills is found"
+        );
+    }
+    for (seq, (reason, deaths)) in care.verdicts().condemned {
+        let reason = reason.label();
+        tracing::error!(partition, seq, reason, deaths, "an event that ended the process is given up");
+    }
+    Ok(care)
 }
 
 /// Claims the partition, reads its records, starts its actors.
-async fn grow(plan: &PartitionPlan, myself: &ActorRef<PartitionMsg>) -> Result<Tree, ActorFailure> {
+async fn grow(
+    plan: &PartitionPlan,
+    first_epoch: &mut Option<u64>,
+    myself: &ActorRef<PartitionMsg>,
+) -> Result<Tree, ActorFailure> {
     let PartitionPlan { partition, ref homes, ref status, .. } = *plan;
-    let claim = homes.store.claim(partition, &plan.owner).await?; // first claim, then read
+    let mut claim = homes.store.claim(partition, &plan.owner).await?; // first claim, then read
+    let first_epoch = *first_epoch.get_or_insert(claim.epoch);
     fault_point::reached(fault_point::CLAIMED);
-    let mut names = vec![RecordKey::Checkpoint(partition), RecordKey::Head(partition)];
+    let mut names = vec![RecordKey::Checkpoint(partition), RecordKey::Head(partition), RecordKey::Care(partition)];
     for table in &plan.tables {
         names.push(RecordKey::Output(partition, table.name.clone()));
         names.push(RecordKey::Intent(partition, table.name.clone()));
@@ -307,9 +374,20 @@ async fn grow(plan: &PartitionPlan, myself: &ActorRef<PartitionMsg>) -> Result<T
     let mut next = || records.next().flatten();
     let mut checkpoint = next().map(|r| Checkpoint::decode(&r)).transpose()?.unwrap_or_default();
     let head = next().map(|r| Head::decode(&r)).transpose()?.unwrap_or_default();
+    let care = next().map(|r| Care::decode(&r)).transpose()?;
     let mut outputs = Vec::new();
-    for _ in &plan.tables {
-        let output = next().map(|r| Output::decode(&r)).transpose()?.unwrap_or_default();
+    for table in &plan.tables {
+        let output = next().map(|r| Output::decode(&r)).transpose()?;
+        let output = output.unwrap_or(Output { follows: table.follows, ..Output::default() });
+        if output.follows != table.follows {
+            return Err(ActorFailure::Final(format!(
+                "table {:?} was a table of {} before, and is one of {} now: its files and its cursor mean something else; \
+                 give the new table another name",
+                table.name,
+                named(output.follows),
+                named(table.follows)
+            )));
+        }
         let intent = next().map(|r| Intent::decode(&r)).transpose()?;
         outputs.push((output, intent));
     }
@@ -326,8 +404,19 @@ async fn grow(plan: &PartitionPlan, myself: &ActorRef<PartitionMsg>) -> Result<T
         // An old stream, and an engine that is new to it: what is gone was never ours to process.
         checkpoint.cut = info.first_seq - 1;
         checkpoint.counters.dropped.insert("before_start".to_owned(), checkpoint.cut);
-        outputs.iter_mut().for_each(|(output, _)| output.cursor = output.cursor.max(info.first_seq - 1));
+        let of_log = outputs.iter_mut().filter(|(output, _)| output.follows == Follows::Log);
+        of_log.for_each(|(output, _)| output.cursor = output.cursor.max(info.first_seq - 1));
     }
+    checkpoint.outbox.iter().for_each(|(table, end)| status.set_outbox_end(table, *end));
+    let start = Start {
+        epoch: claim.epoch,
+        first_epoch,
+        progress: checkpoint.progress(),
+        cut: checkpoint.cut,
+        log_last: info.last_seq,
+    };
+    let care = take_care(plan, &mut claim, &head, care.as_ref(), &start).await?;
+    let verdicts = Arc::new(care.verdicts());
     status.start_from(&checkpoint.counters, checkpoint.cut);
     status.owed_from.store(if checkpoint.lagging.is_empty() { u64::MAX } else { 1 }, Ordering::Relaxed);
     status.checkpoint_at.store(plan.clock.now().0, Ordering::Relaxed);
@@ -341,22 +430,26 @@ async fn grow(plan: &PartitionPlan, myself: &ActorRef<PartitionMsg>) -> Result<T
         claim: claim.clone(),
         store: Arc::clone(&homes.store),
         checkpoint: checkpoint.clone(),
+        tables: plan.factory.tables().iter().map(|table| table.name.to_owned()).collect(),
         floor: head.published,
         checkpoint_every: plan.checkpoint_every,
         credit: credit.clone(),
         cache: Arc::clone(&plan.cache),
         status: Arc::clone(status),
         clock: Arc::clone(&plan.clock),
+        care,
+        trials: Arc::clone(&plan.workers.trials),
     };
     let (committer, _) =
         Actor::spawn_linked(name("committer"), Committer, arguments, cell.clone()).await.map_err(failed)?;
     let mut shards = Vec::new();
     for index in 0..plan.shards.max(1) {
+        let worker = plan.workers.next();
         let arguments = ShardArguments {
             partition,
             index,
             shards: plan.shards.max(1),
-            factory: Arc::clone(&plan.factory),
+            factory: worker.watched(&plan.factory, partition),
             store: Arc::clone(&homes.store),
             log: Arc::clone(&homes.log),
             keys: plan.keys.clone(),
@@ -370,9 +463,11 @@ async fn grow(plan: &PartitionPlan, myself: &ActorRef<PartitionMsg>) -> Result<T
             cache: Arc::clone(&plan.cache),
             status: Arc::clone(status),
             committer: committer.clone(),
+            verdicts: Arc::clone(&verdicts),
+            trials: Arc::clone(&plan.workers.trials),
         };
         let (parent, name) = (cell.clone(), Some(format!("shard-{partition}-{index}-{epoch}")));
-        let started = plan.workers.next().spawn(Actor::spawn_linked(name, Shard, arguments, parent));
+        let started = worker.runtime.spawn(Actor::spawn_linked(name, Shard, arguments, parent));
         let (shard, _) = started.await.map_err(|e| ActorFailure::Again(e.to_string()))?.map_err(failed)?;
         shards.push(shard);
     }
@@ -380,13 +475,16 @@ async fn grow(plan: &PartitionPlan, myself: &ActorRef<PartitionMsg>) -> Result<T
     let mut feeds = Vec::new();
     for (table, (output, intent)) in plan.tables.iter().zip(outputs) {
         let stalled = Arc::new(AtomicBool::new(false));
+        let source = match table.follows {
+            Follows::Log => Source::Log { log: Arc::clone(&homes.log), keys: plan.keys.clone() },
+            Follows::Outbox => Source::Outbox { store: Arc::clone(&homes.store) },
+        };
         let arguments = BatcherArguments {
             partition,
             table: table.clone(),
             output,
             intent,
-            log: Arc::clone(&homes.log),
-            keys: plan.keys.clone(),
+            source,
             lake: Arc::clone(&homes.lake),
             committer: committer.clone(),
             stalled: Arc::clone(&stalled),
@@ -394,8 +492,11 @@ async fn grow(plan: &PartitionPlan, myself: &ActorRef<PartitionMsg>) -> Result<T
         };
         let role = format!("batcher-{}", table.name);
         let (batcher, _) = Actor::spawn_linked(name(&role), Batcher, arguments, cell.clone()).await.map_err(failed)?;
-        feeds.push(TableFeed { batcher: batcher.clone(), stalled });
-        batchers.push(batcher);
+        if table.follows == Follows::Log {
+            feeds.push(TableFeed { batcher: batcher.clone(), stalled });
+        }
+        let outbox = (table.follows == Follows::Outbox).then(|| table.name.clone());
+        batchers.push(TableActor { batcher, outbox });
     }
     let arguments = RouterArguments {
         partition,
@@ -407,6 +508,7 @@ async fn grow(plan: &PartitionPlan, myself: &ActorRef<PartitionMsg>) -> Result<T
         credit,
         shards: shards.clone(),
         tables: feeds,
+        outbox_max: plan.outbox_max,
         committer: committer.clone(),
         status: Arc::clone(status),
     };

@@ -8,7 +8,7 @@ use std::{fmt, ops::RangeInclusive, sync::Arc};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{event::EventBatch, fields::Scanned, key::Key, timestamp::Timestamp};
+use crate::{event::EventBatch, fields::Scanned, key::Key, outbox::Block, timestamp::Timestamp};
 
 // ---- log ------------------------------------------------------------------------------------------------------------
 
@@ -138,23 +138,16 @@ pub enum RecordKey {
     Checkpoint(u32),
     /// The state of a key's session.
     State(u32, Key),
-    /// What checkpoint `n` of epoch `epoch` emitted, block `index`.
-    Outbox {
-        /// Partition.
-        partition: u32,
-        /// Checkpoint ordinal.
-        n: u64,
-        /// Epoch of the owner that wrote it.
-        epoch: u64,
-        /// Which block.
-        index: u32,
-    },
+    /// A block of rows that a handler emitted to a table: partition, table, number of the block.
+    Outbox(u32, String, u64),
     /// A dead letter: partition and sequence.
     DeadLetter(u32, u64),
     /// A table's recorded intention to write a range of files.
     Intent(u32, String),
     /// A table's cursor: everything up to it is in the lake.
     Output(u32, String),
+    /// Starts without progress, and the events that are suspected of them.
+    Care(u32),
 }
 
 /// A put (`Some`) or a delete (`None`).
@@ -226,10 +219,10 @@ pub trait Store: Send + Sync + 'static {
     /// for listings, never on a hot path.
     async fn dead_letters(&self, partition: u32, after: u64, limit: usize) -> Result<Vec<(u64, Bytes)>, StoreError>;
 
-    /// Removes these dead letters for good, durably; fine where there is none. On an error any of them may be gone.
-    /// Outside of the chain of batches, and without a claim: nobody recovers from letters, so their absence can confuse
-    /// no owner. Only for letters whose checkpoint has committed: those are never written again.
-    async fn remove_dead_letters(&self, partition: u32, seqs: &[u64]) -> Result<(), StoreError>;
+    /// Removes these records for good, durably; fine where there is none. On an error any of them may be gone. Outside of
+    /// the chain of batches, and without a claim, so only for what no owner reads or writes again: dead letters whose
+    /// checkpoint has committed, and outbox blocks behind their table's cursor.
+    async fn remove(&self, keys: &[RecordKey]) -> Result<(), StoreError>;
 }
 
 // ---- lake -----------------------------------------------------------------------------------------------------------
@@ -269,6 +262,33 @@ pub struct TableFile {
     pub rows: u64,
 }
 
+/// What rows come from, with the positions it covers: what cursors and cuts count.
+#[derive(Clone, Debug)]
+pub enum TableInput {
+    /// Events of the log; positions are their sequences.
+    Events(Arc<EventBatch>),
+    /// A block of the outbox, whose position is its number.
+    Block(Arc<Block>),
+}
+
+impl TableInput {
+    /// Its first position.
+    pub fn first(&self) -> u64 {
+        match self {
+            Self::Events(batch) => batch.first_seq(),
+            Self::Block(block) => block.number,
+        }
+    }
+
+    /// Its last position.
+    pub fn last(&self) -> u64 {
+        match self {
+            Self::Events(batch) => batch.last_seq(),
+            Self::Block(block) => block.number,
+        }
+    }
+}
+
 /// Makes files of rows: the seam between batchers and a file format.
 pub trait TableFormat: Send + Sync + 'static {
     /// An empty buffer for one cut.
@@ -279,8 +299,8 @@ pub trait TableFormat: Send + Sync + 'static {
 
 /// The rows of one cut, already encoded as far as the format allows. Equal rows in equal order give equal bytes.
 pub trait TableBuffer: Send {
-    /// Adds the events of `batch` with a sequence in `seqs`, except those that enter no table. CPU-bound.
-    fn push(&mut self, batch: &EventBatch, seqs: RangeInclusive<u64>) -> Result<(), TableError>;
+    /// Adds what `input` has at `positions`, except events that enter no table. CPU-bound.
+    fn push(&mut self, input: &TableInput, positions: RangeInclusive<u64>) -> Result<(), TableError>;
     /// Rows so far.
     fn rows(&self) -> u64;
     /// Estimated bytes of the files if they were finished now.
@@ -322,12 +342,11 @@ impl RecordKey {
             Self::Head(p) => format!("keyloom.{bucket}.head.{p}"),
             Self::Checkpoint(p) => format!("keyloom.{bucket}.ckpt.{p}"),
             Self::State(p, key) => format!("keyloom.{bucket}.state.{p}.{}", key.to_subject_token()),
-            Self::Outbox { partition, n, epoch, index } => {
-                format!("keyloom.{bucket}.outbox.{partition}.{n}.{epoch}.{index}")
-            }
+            Self::Outbox(p, table, number) => format!("keyloom.{bucket}.outbox.{p}.{table}.{number}"),
             Self::DeadLetter(p, seq) => format!("keyloom.{bucket}.dead.{p}.{seq}"),
             Self::Intent(p, table) => format!("keyloom.{bucket}.intent.{p}.{table}"),
             Self::Output(p, table) => format!("keyloom.{bucket}.outputs.{p}.{table}"),
+            Self::Care(p) => format!("keyloom.{bucket}.care.{p}"),
         }
     }
 
@@ -346,12 +365,14 @@ impl RecordKey {
             Self::Head(p) => with(b'h', *p, b""),
             Self::Checkpoint(p) => with(b'c', *p, b""),
             Self::State(p, key) => with(b's', *p, key.as_str().as_bytes()),
-            Self::Outbox { partition, n, epoch, index } => {
-                with(b'o', *partition, &[&n.to_be_bytes()[..], &epoch.to_be_bytes(), &index.to_be_bytes()].concat())
+            // No table has a zero byte in its name.
+            Self::Outbox(p, table, number) => {
+                with(b'o', *p, &[table.as_bytes(), &[0], &number.to_be_bytes()[..]].concat())
             }
             Self::DeadLetter(p, seq) => with(b'd', *p, &seq.to_be_bytes()),
             Self::Intent(p, table) => with(b'i', *p, table.as_bytes()),
             Self::Output(p, table) => with(b't', *p, table.as_bytes()),
+            Self::Care(p) => with(b'k', *p, b""),
         }
     }
 }

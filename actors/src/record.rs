@@ -9,7 +9,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
+    careful::Care,
     dead_letter::{DeadLetter, Reason},
+    outbox::OutboxEnd,
     timestamp::Timestamp,
 };
 
@@ -20,6 +22,8 @@ const DEAD: &[u8; 4] = b"KLdl";
 const INTENT: &[u8; 4] = b"KLin";
 const OUTPUT: &[u8; 4] = b"KLou";
 const HEAD: &[u8; 4] = b"KLhd";
+const BLOCK: &[u8; 4] = b"KLob";
+const CARE: &[u8; 4] = b"KLca";
 
 /// A record that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -130,18 +134,30 @@ pub struct Checkpoint {
     pub cut: u64,
     /// Keys that owe events at or below the cut; their state records list which.
     pub lagging: Vec<String>,
+    /// The oldest event that they owe; 0 when there is none, or when the record is older than this field.
+    #[serde(default)]
+    pub owed_from: u64,
     /// Ends of events up to the cut.
     pub counters: Counters,
     /// For each epoch, the last ordinal that it committed.
     pub lines: BTreeMap<u64, u64>,
     /// Highest collector time so far: the partition's clock.
     pub clock: Timestamp,
+    /// How far the outbox of each table of emitted rows goes.
+    #[serde(default)]
+    pub outbox: BTreeMap<String, OutboxEnd>,
 }
 
 impl Checkpoint {
     /// Whether what was written under `tag` counts.
     pub fn is_valid(&self, tag: Tag) -> bool {
         self.lines.get(&tag.epoch).is_some_and(|last| tag.n <= *last)
+    }
+
+    /// The oldest event that is not processed, what lagging keys owe included.
+    pub fn progress(&self) -> u64 {
+        let next = self.cut + 1;
+        if self.owed_from > 0 { next.min(self.owed_from) } else { next }
     }
 
     /// As stored.
@@ -333,9 +349,9 @@ impl Head {
 /// What a table is about to write: recorded before the first PUT, so that a crash repeats exactly this.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Intent {
-    /// First sequence of the cut.
+    /// First position of the cut.
     pub first: u64,
-    /// Last sequence of the cut.
+    /// Last position of the cut.
     pub last: u64,
     /// Names of its files.
     pub names: Vec<String>,
@@ -353,11 +369,30 @@ impl Intent {
     }
 }
 
+/// What the positions of a table mean.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Follows {
+    /// Sequences of the log.
+    #[default]
+    Log,
+    /// Blocks of its outbox.
+    Outbox,
+}
+
 /// A table's cursor and totals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Output {
-    /// Everything up to this sequence is in the lake.
+    /// What it follows.
+    #[serde(default)]
+    pub follows: Follows,
+    /// Everything up to this position is in the lake.
     pub cursor: u64,
+    /// Of an outbox, the bytes of the blocks up to the cursor ...
+    #[serde(default)]
+    pub block_bytes: u64,
+    /// ... and up to which block they are removed for sure.
+    #[serde(default)]
+    pub removed: u64,
     /// Rows written so far.
     pub rows: u64,
     /// Files written so far.
@@ -375,6 +410,41 @@ impl Output {
     /// From the store.
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         open_named(OUTPUT, "table cursor", bytes)
+    }
+}
+
+/// A block of an outbox: `count` rows, each behind its length in 4 bytes. The tag is for people who look.
+pub fn encode_block(tag: Tag, count: u32, rows: &[u8]) -> Bytes {
+    let mut body = Vec::with_capacity(20 + rows.len());
+    body.put_u64_le(tag.n);
+    body.put_u64_le(tag.epoch);
+    body.put_u32_le(count);
+    body.put_slice(rows);
+    seal(BLOCK, &body)
+}
+
+/// The rows of a block from the store.
+pub fn decode_block(record: &Bytes) -> Result<Vec<Bytes>, RecordError> {
+    const WHAT: &str = "outbox block";
+    let mut rest = open(BLOCK, WHAT, record)?;
+    split(&mut rest, 16, WHAT)?;
+    let count = u32_le(&mut rest, WHAT)?;
+    let row = |_| {
+        let len = u32_le(&mut rest, WHAT)?;
+        split(&mut rest, len as usize, WHAT).map(|row| record.slice_ref(row))
+    };
+    (0..count).map(row).collect()
+}
+
+impl Care {
+    /// As stored.
+    pub fn encode(&self) -> Bytes {
+        seal_named(CARE, self)
+    }
+
+    /// From the store.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        open_named(CARE, "record of starts", bytes)
     }
 }
 

@@ -30,7 +30,7 @@ use crate::{
 
 /// Events per pull. Under load a larger pull brings more events of the same key at once, which then cost one wake-up and
 /// one trip to the session's memory; an idle engine pulls what there is. 16,384 events of 400 bytes are 6.5 MB.
-const PULL_EVENTS_MAX: usize = 16_384;
+pub const PULL_EVENTS_MAX: usize = 16_384;
 /// Bytes per pull.
 const PULL_BYTES_MAX: usize = 16 << 20;
 /// How long a pull waits before the router looks at its mailbox again: bounds the latency of a barrier when idle.
@@ -39,6 +39,8 @@ const PULL_WAIT: Duration = Duration::from_millis(10);
 const EVENT_OVERHEAD: usize = 400;
 /// Evicted state waiting for a checkpoint, at most, in bytes; beyond, the pull waits for the checkpoint.
 pub const POOL_BYTES_MAX: i64 = 256 << 20;
+/// Emitted rows that wait for a checkpoint, at most, in bytes; beyond, the pull waits for the checkpoint.
+pub const ROWS_BYTES_MAX: i64 = 64 << 20;
 /// Events routed since the last checkpoint's cut, at most: bounds what sessions remember for a recovery (16 bytes each).
 pub const UNCOMMITTED_EVENTS_MAX: u64 = 4_000_000;
 /// Events that wait to be read again, at most, 8 bytes each; beyond, the pull waits for the keys they belong to.
@@ -70,6 +72,8 @@ pub struct RouterArguments {
     pub shards: Vec<ActorRef<ShardMsg>>,
     /// The tables that follow the log.
     pub tables: Vec<TableFeed>,
+    /// Bytes of emitted rows that may wait for the lake; beyond, the partition pauses.
+    pub outbox_max: u64,
     /// Who commits.
     pub committer: ActorRef<CommitterMsg>,
     /// The partition's numbers.
@@ -128,6 +132,8 @@ pub struct RouterState {
     counts: Counts,
     dead: Vec<DeadLetter>,
     dropped: u64,
+    /// The outbox was full at the last pull.
+    outbox_full: bool,
     stopped: bool,
 }
 
@@ -151,6 +157,7 @@ impl Actor for Router {
             counts: Counts::default(),
             dead: Vec::new(),
             dropped: 0,
+            outbox_full: false,
             stopped: false,
             args,
         })
@@ -180,12 +187,33 @@ impl Actor for Router {
 }
 
 impl RouterState {
+    /// Whether emitted rows wait for the lake up to the limit: the partition pauses then, and says so.
+    fn is_outbox_full(&mut self) -> bool {
+        let (bytes, limit) = (self.args.status.outbox_bytes(), self.args.outbox_max);
+        let is_full = bytes > limit;
+        if is_full != std::mem::replace(&mut self.outbox_full, is_full) {
+            let partition = self.args.partition;
+            let text =
+                "the outbox is full: the lake does not take the rows that handlers emit, so the partition pauses";
+            if is_full {
+                tracing::error!(partition, bytes, limit, "{text}");
+            } else {
+                tracing::info!(partition, bytes, limit, "the outbox has room again, the partition goes on");
+            }
+            self.args.status.set_trouble(is_full.then(|| text.to_owned()));
+        }
+        is_full
+    }
+
     async fn pull(&mut self) -> Result<(), ActorFailure> {
+        let outbox_full = self.is_outbox_full();
         let status = &self.args.status;
         status.in_flight_bytes.store(self.args.credit.in_flight(), Ordering::Relaxed);
         let uncommitted = self.routed.saturating_sub(status.cut.load(Ordering::Relaxed));
         let is_full = status.pool_bytes.load(Ordering::Relaxed) > POOL_BYTES_MAX
             || uncommitted > UNCOMMITTED_EVENTS_MAX
+            || status.rows_bytes.load(Ordering::Relaxed) > ROWS_BYTES_MAX
+            || outbox_full
             || status.parked.load(Ordering::Relaxed) > PARKED_EVENTS_MAX;
         if is_full && self.routed >= self.args.floor {
             tokio::time::sleep(PULL_WAIT).await; // the committer sees the same numbers and makes a checkpoint

@@ -9,8 +9,11 @@ use std::sync::{
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
 use crate::{
-    cell::Cell,
+    careful::{TRIAL_EVENTS_MAX, Verdicts},
+    cell::{Cell, TURN_EVENTS_MAX},
     committer::CommitterMsg,
     counts::Counts,
     dead_letter::DeadLetter,
@@ -18,6 +21,7 @@ use crate::{
     handler::LogicFactory,
     shard::ShardMsg,
     status::{Status, lock},
+    trials::Trials,
 };
 
 /// A cell, shared by a shard and the session of its key. Both run on one thread, so the lock is never contended.
@@ -35,6 +39,8 @@ pub struct Books {
     pub unreported: Counts,
     /// The cut under way; `u64::MAX` while there is none.
     pub cut: u64,
+    /// By how many bytes the rows that wait for a checkpoint have changed, not reported either.
+    pub rows_change: i64,
     /// Events given up and not yet in a checkpoint.
     pub dead: Vec<DeadLetter>,
     /// The same, of keys that the checkpoint under way already cut as lagging: they belong to the next one, whatever
@@ -58,6 +64,55 @@ pub struct Desk {
     pub committer: ActorRef<CommitterMsg>,
     /// ... and whether it knows already.
     pub announced: AtomicBool,
+    /// Who may try events while some partition of the process is careful ...
+    pub trials: Arc<Trials>,
+    /// ... and what is known of some events.
+    pub verdicts: Arc<Verdicts>,
+    /// For what is rehearsed.
+    pub partition: u32,
+}
+
+/// The permission to try events in careful mode: the store knows of them. When it is dropped, whatever the reason, the store
+/// is told that they did not kill anybody, and then others may go on.
+struct Trial {
+    seqs: Vec<u64>,
+    permit: Option<OwnedSemaphorePermit>,
+    committer: ActorRef<CommitterMsg>,
+}
+
+impl Trial {
+    /// Waits for the permission to try what is next in `cell`.
+    async fn begin(cell: &SharedCell, desk: &Desk) -> Result<Self, ActorProcessingErr> {
+        let next = lock(cell).next_to_try(TRIAL_EVENTS_MAX);
+        let mut seqs = next[..desk.verdicts.together(&next)].to_vec();
+        let permit = desk.trials.permit(seqs.len(), desk.verdicts.is_alone(&seqs)).await;
+        let is_careful = desk.status.careful.load(Ordering::Relaxed);
+        if !is_careful {
+            seqs.clear(); // another partition is careful: this one must only not disturb it
+        }
+        let trial = Self { seqs, permit: Some(permit), committer: desk.committer.clone() };
+        if !trial.seqs.is_empty() {
+            let (noted, waits) = oneshot::channel();
+            trial.committer.cast(CommitterMsg::Try(trial.seqs.clone(), noted))?;
+            waits.await?;
+        }
+        Ok(trial)
+    }
+
+    fn events_max(&self) -> usize {
+        if self.seqs.is_empty() { TURN_EVENTS_MAX } else { self.seqs.len() }
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        if let Some(permit) = self.permit.take()
+            && !self.seqs.is_empty()
+        {
+            // A committer that is gone takes the whole partition with it; its successor knows that nobody died.
+            drop(self.committer.cast(CommitterMsg::Tried(std::mem::take(&mut self.seqs), permit)));
+        }
+    }
 }
 
 /// The actor.
@@ -93,8 +148,11 @@ impl Actor for Session {
         _: Wake,
         state: &mut SessionState,
     ) -> Result<(), ActorProcessingErr> {
-        let cut = lock(&state.desk.books).cut;
-        let turn = lock(&state.cell).turn(&state.desk.factory, cut);
+        let desk = &state.desk;
+        let trial = if desk.trials.are_on() { Some(Trial::begin(&state.cell, desk).await?) } else { None };
+        let events_max = trial.as_ref().map_or(TURN_EVENTS_MAX, Trial::events_max);
+        let cut = lock(&desk.books).cut;
+        let turn = lock(&state.cell).turn_of(&desk.factory, cut, events_max);
         match turn {
             Ok(turn) => {
                 let mut books = lock(&state.desk.books);
@@ -102,6 +160,7 @@ impl Actor for Session {
                 books.counts_behind.merge(&turn.counts_behind);
                 books.unreported.merge(&turn.counts);
                 books.unreported.merge(&turn.counts_behind);
+                books.rows_change += turn.rows_change;
                 if turn.is_behind {
                     books.dead_behind.extend(turn.dead)
                 } else {
@@ -122,6 +181,9 @@ impl Actor for Session {
                 }
                 if turn.more {
                     myself.cast(Wake)?;
+                }
+                if trial.is_some() {
+                    lock(&state.cell).rehearse(&state.desk.factory, state.desk.partition);
                 }
                 Ok(())
             }

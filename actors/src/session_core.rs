@@ -15,6 +15,7 @@ use crate::{
     key::Key,
     recent_ids::RecentIds,
     record,
+    row::{EmittedRow, EmittedTable},
     timestamp::Timestamp,
 };
 
@@ -61,15 +62,24 @@ impl SessionCore {
         })
     }
 
-    /// Runs the handler over `event`. On a fault the caller throws this core away, except after [`Fault::Reject`].
-    pub fn apply(&mut self, event: EventRef<'_>) -> Result<Outcome, Fault> {
+    /// Runs the handler over `event`; what it emits to `tables` is appended to `rows`. On a fault the caller throws this core
+    /// away, except after [`Fault::Reject`]; nothing is emitted then.
+    pub fn apply(
+        &mut self,
+        event: EventRef<'_>,
+        tables: &[EmittedTable],
+        rows: &mut Vec<EmittedRow>,
+    ) -> Result<Outcome, Fault> {
         let e = event.event();
         if e.id_hash.is_some_and(|id| self.recent.contains(id)) {
             self.applied = e.seq;
             return Ok(Outcome::Duplicate);
         }
-        let context = Context { key: event.key_str(), seq: e.seq, event_time: e.time, now: e.stored };
-        self.logic.on_event(event, &context)?;
+        let before = rows.len();
+        if let Err(fault) = self.logic.on_event(event, &mut Context::new(event, tables, rows)) {
+            rows.truncate(before);
+            return Err(fault);
+        }
         self.applied = e.seq;
         self.event_time = self.event_time.max(e.time);
         if let Some(id) = e.id_hash {

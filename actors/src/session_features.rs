@@ -119,7 +119,7 @@ impl Handler for SessionFeatures {
         Ok(Self { session_gap_micros: gap, identifiers: identifiers.collect(), hasher: Default::default() })
     }
 
-    fn on_event(&self, state: &mut UserState, event: EventRef<'_>, context: &Context<'_>) -> Result<(), Fault> {
+    fn on_event(&self, state: &mut UserState, event: EventRef<'_>, context: &mut Context<'_>) -> Result<(), Fault> {
         let time = context.event_time;
         state.first_seen = if state.event_count == 0 { time } else { state.first_seen.min(time) };
         state.last_seen = state.last_seen.max(time);
@@ -259,9 +259,8 @@ mod tests {
         });
         let batch = EventBatch::decode(0, records.collect(), &KeyPaths::new(["domain_userid"]), None);
         for event in batch.iter() {
-            let e = event.event();
-            let context = Context { key: event.key_str(), seq: e.seq, event_time: e.time, now: e.stored };
-            handler.on_event(&mut state, event, &context).expect("no event is refused");
+            let mut rows = Vec::new();
+            handler.on_event(&mut state, event, &mut Context::new(event, &[], &mut rows)).expect("no event is refused");
         }
         let mut out = b"{".to_vec();
         handler.features(&state, &mut Features::new(&mut out));

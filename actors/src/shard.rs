@@ -19,7 +19,8 @@ use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     budget::{Backoff, RestartBudget},
-    cell::{Cell, Collected, Core, Failure, KeyLimits, Lagging, Pushed, Recovery},
+    careful::Verdicts,
+    cell::{Cell, Collected, Core, Failure, KeyLimits, Pushed, Recovery},
     committer::CommitterMsg,
     counts::Counts,
     dead_letter::{DeadLetter, Reason},
@@ -31,10 +32,12 @@ use crate::{
     observe::{self, Cause},
     ports::{Log, RecordKey, Store, StoreEntry},
     record::{self, Checkpoint, Tag},
+    row::EmittedRow,
     session::{Books, Desk, Session, SessionState, SharedCell, Wake},
     slots::Slots,
     status::{Status, lock},
     timestamp::Timestamp,
+    trials::Trials,
 };
 
 /// How often a shard looks for idle sessions.
@@ -94,6 +97,10 @@ pub struct ShardArguments {
     pub committer: ActorRef<CommitterMsg>,
     /// The partition's numbers.
     pub status: Arc<Status>,
+    /// What is known of events that may have killed a process ...
+    pub verdicts: Arc<Verdicts>,
+    /// ... and who may try events while some partition is careful.
+    pub trials: Arc<Trials>,
 }
 
 /// What a shard is told.
@@ -160,6 +167,8 @@ pub struct Shares {
     pub answers: Vec<Answer>,
     /// Keys among them that lag, with the first sequence that each owes.
     pub lagging: Vec<(Key, u64)>,
+    /// Rows that the states emitted on their way.
+    pub rows: Vec<EmittedRow>,
     /// Set when these were the last: ends of the events of the cut, and dead letters among them.
     pub done: Option<(Counts, Vec<DeadLetter>)>,
 }
@@ -247,6 +256,9 @@ impl Actor for Shard {
             shard: myself.clone(),
             committer: args.committer.clone(),
             announced: AtomicBool::new(false),
+            trials: Arc::clone(&args.trials),
+            verdicts: Arc::clone(&args.verdicts),
+            partition: args.partition,
         });
         let mut state = ShardState {
             desk,
@@ -338,9 +350,14 @@ impl Actor for Shard {
 impl ShardState {
     /// Brings the partition's numbers up to date.
     fn report(&self) {
-        let unreported = std::mem::take(&mut lock(&self.desk.books).unreported);
+        let mut books = lock(&self.desk.books);
+        let (unreported, rows) = (std::mem::take(&mut books.unreported), std::mem::take(&mut books.rows_change));
+        drop(books);
         if unreported.total() > 0 {
             self.args.status.add(&unreported);
+        }
+        if rows != 0 {
+            self.args.status.rows_bytes.fetch_add(rows, Ordering::Relaxed);
         }
     }
 
@@ -363,6 +380,7 @@ impl ShardState {
             let queued = QueuedEvent::new(Arc::clone(&own), index);
             let key = batch.get(index as usize).key_str();
             if let Some(slot) = self.slots.touch(key) {
+                condemn(&self.args.verdicts, &slot.cell, &[queued.seq()]);
                 let pushed = lock(&slot.cell).push(queued, &self.args.limits);
                 parked += i64::from(pushed == Pushed::Parked);
                 match &slot.phase {
@@ -385,6 +403,7 @@ impl ShardState {
                 self.change_pool(-(bytes as i64));
             }
             let cell = cell.unwrap_or_else(|| Arc::new(Mutex::new(Cell::new(key.clone()))));
+            condemn(&self.args.verdicts, &cell, &[queued.seq()]);
             parked += i64::from(lock(&cell).push(queued, &self.args.limits) == Pushed::Parked);
             missing.push(key.clone());
             let restarts = RestartBudget::new(RESTARTS_MAX, RESTARTS_WINDOW_SECONDS);
@@ -508,7 +527,10 @@ impl ShardState {
         tracing::error!(partition = self.args.partition, %error, "the stored state of a key cannot be read; its events are dead-lettered");
         observe::restarted("session", Cause::StartFailed);
         if let Some(slot) = self.slots.peek(key.as_str()) {
-            let letters = lock(&slot.cell).abandon(&error);
+            let mut cell = lock(&slot.cell);
+            let letters = cell.abandon(&error);
+            lock(&self.desk.books).rows_change += cell.rows_change();
+            drop(cell);
             give_up(&self.desk, letters);
             slot.phase = Phase::Unreadable(error);
         }
@@ -555,7 +577,9 @@ impl ShardState {
         let parked = cell.parked();
         let recovery = cell.recover(&self.args.factory, cut);
         let parked = cell.parked() as i64 - parked as i64;
+        let rows_change = cell.rows_change();
         drop(cell);
+        lock(&self.desk.books).rows_change += rows_change;
         self.args.status.parked.fetch_add(parked, Ordering::Relaxed);
         match recovery {
             Err(error) => self.unreadable(myself, &key, error.0),
@@ -619,6 +643,7 @@ impl ShardState {
 
     fn fetched(&mut self, myself: &ActorRef<ShardMsg>, key: &Key, number: u64, seqs: &[u64], events: Vec<QueuedEvent>) {
         let Some(slot) = self.slots.peek(key.as_str()) else { return };
+        condemn(&self.args.verdicts, &slot.cell, seqs);
         let mut cell = lock(&slot.cell);
         let before = cell.parked();
         let wake = cell.fetched(number, seqs, events);
@@ -745,38 +770,32 @@ impl ShardState {
             }
             let Some(shared) = barrier.waiting.pop_front() else { break };
             let mut cell = lock(&shared);
-            match cell.collect_share(&self.args.factory, barrier.tag) {
-                Ok(Collected::Share(committed, version)) => {
-                    let committed = committed.as_ref().map(|(tag, version)| (*tag, &version[..]));
-                    let record = record::encode_state(committed, barrier.tag, &version);
+            let mut collected = cell.collect_share(&self.args.factory, barrier.tag);
+            if matches!(collected, Ok(Collected::NotYet))
+                && barrier.lagging < LAGGING_KEYS_MAX
+                && barrier.began.elapsed() >= self.args.limits.lagging_after
+            {
+                collected = cell.collect_lagging(&self.args.factory, barrier.tag);
+            }
+            match collected {
+                Ok(Collected::Share(share)) => {
+                    let committed = share.committed.as_ref().map(|(tag, version)| (*tag, &version[..]));
+                    let record = record::encode_state(committed, barrier.tag, &share.version);
                     let name = RecordKey::State(self.args.partition, cell.key().clone());
                     shares.states.push((name, Some(record)));
                     shares.answers.extend(answer(&mut cell, &self.args, self.delivered));
+                    if let Some(owed_from) = share.owed_from {
+                        barrier.lagging += 1;
+                        shares.lagging.push((cell.key().clone(), owed_from));
+                    }
+                    shares.rows.extend(share.rows);
+                    lock(&self.desk.books).rows_change += cell.rows_change();
                     drop(cell);
                     self.in_flight.push(shared);
                 }
                 Ok(Collected::NotYet) => {
-                    let may_lag =
-                        barrier.began.elapsed() >= self.args.limits.lagging_after && barrier.lagging < LAGGING_KEYS_MAX;
-                    let lagging =
-                        if may_lag { cell.collect_lagging(&self.args.factory, barrier.tag) } else { Ok(None) };
-                    match lagging {
-                        Ok(Some(Lagging { committed, version, owed_from })) => {
-                            barrier.lagging += 1;
-                            shares.lagging.push((cell.key().clone(), owed_from));
-                            let committed = committed.as_ref().map(|(tag, version)| (*tag, &version[..]));
-                            let record = record::encode_state(committed, barrier.tag, &version);
-                            let name = RecordKey::State(self.args.partition, cell.key().clone());
-                            shares.states.push((name, Some(record)));
-                            shares.answers.extend(answer(&mut cell, &self.args, self.delivered));
-                            drop(cell);
-                            self.in_flight.push(shared);
-                        }
-                        _ => {
-                            drop(cell);
-                            barrier.waiting.push_back(shared);
-                        }
-                    }
+                    drop(cell);
+                    barrier.waiting.push_back(shared);
                 }
                 Ok(Collected::Nothing) => {}
                 Err(error) => tracing::error!(error = error.0, "a state cannot be encoded; its last version stays"),
@@ -843,6 +862,18 @@ impl ShardState {
         let more = due.len() > 0;
         lock(&self.desk.books).due.extend(due.chain(not_yet));
         (answers, more)
+    }
+}
+
+/// Tells a cell which of these events, about to be queued there, are given up untried.
+fn condemn(verdicts: &Verdicts, cell: &SharedCell, seqs: &[u64]) {
+    if verdicts.condemned.is_empty() {
+        return;
+    }
+    for seq in seqs {
+        if let Some((reason, deaths)) = verdicts.condemned.get(seq) {
+            lock(cell).condemn(*seq, *reason, Verdicts::text(*reason, *deaths), *deaths);
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use crate::{counts::Counts, record::Counters, timestamp::Timestamp};
+use crate::{counts::Counts, outbox::OutboxEnd, record::Counters, timestamp::Timestamp};
 
 /// See the module. All sequences are the log's.
 #[derive(Debug, Default)]
@@ -44,14 +44,30 @@ pub struct Status {
     pub in_flight_bytes: AtomicU64,
     /// The partition is claimed, read, and running.
     pub running: AtomicBool,
-    /// How far each table is in the lake.
+    /// Bytes of emitted rows that wait for a checkpoint.
+    pub rows_bytes: AtomicI64,
+    /// How far each table that follows the log is in the lake.
     tables: Mutex<BTreeMap<String, u64>>,
+    /// The outboxes.
+    outboxes: Mutex<BTreeMap<String, Outbox>>,
     /// Another engine has claimed the partition: nothing here may start again.
     pub fenced: AtomicBool,
+    /// Events are tried carefully, see [`crate::careful`].
+    pub careful: AtomicBool,
+    /// Starts of a process that found no progress since the one before, this one included.
+    pub starts: AtomicU64,
     /// Events of the log that were gone before they could be read.
     pub dropped: AtomicI64,
     /// Why the partition is not well, if it is not.
     trouble: Mutex<Option<String>>,
+}
+
+/// The outbox of one table.
+#[derive(Clone, Copy, Debug, Default)]
+struct Outbox {
+    end: OutboxEnd,
+    /// Bytes of the blocks that are in the lake.
+    written: u64,
 }
 
 impl Status {
@@ -64,6 +80,7 @@ impl Status {
         self.sessions_live.store(0, Ordering::Relaxed);
         self.pool_bytes.store(0, Ordering::Relaxed);
         self.parked.store(0, Ordering::Relaxed);
+        self.rows_bytes.store(0, Ordering::Relaxed);
         self.cut.store(cut, Ordering::Relaxed);
         self.routed.store(cut, Ordering::Relaxed);
         *lock(&self.base) = base.clone();
@@ -101,14 +118,34 @@ impl Status {
         counters
     }
 
-    /// A table has everything up to `cursor` in the lake.
+    /// A table that follows the log has everything up to `cursor` in the lake.
     pub fn set_table_cursor(&self, table: &str, cursor: u64) {
         lock(&self.tables).insert(table.to_owned(), cursor);
     }
 
-    /// The lowest of all tables' cursors; `None` when there is no table.
+    /// The lowest cursor of all tables that follow the log; `None` when there is no such table.
     pub fn tables_cursor(&self) -> Option<u64> {
         lock(&self.tables).values().copied().min()
+    }
+
+    /// A checkpoint says how far the outbox of `table` goes.
+    pub fn set_outbox_end(&self, table: &str, end: OutboxEnd) {
+        lock(&self.outboxes).entry(table.to_owned()).or_default().end = end;
+    }
+
+    /// This many bytes of blocks of the outbox of `table` are in the lake, of all that ever were.
+    pub fn set_outbox_written(&self, table: &str, bytes: u64) {
+        lock(&self.outboxes).entry(table.to_owned()).or_default().written = bytes;
+    }
+
+    /// The last block that counts in the outbox of `table`.
+    pub fn outbox_last(&self, table: &str) -> u64 {
+        lock(&self.outboxes).get(table).map_or(0, |outbox| outbox.end.last)
+    }
+
+    /// Bytes that wait in all outboxes.
+    pub fn outbox_bytes(&self) -> u64 {
+        lock(&self.outboxes).values().map(|outbox| outbox.end.bytes.saturating_sub(outbox.written)).sum()
     }
 
     /// Says what is wrong, or that nothing is.

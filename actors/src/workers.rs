@@ -2,9 +2,14 @@
 //!
 //! Waking a session is then local to its thread, which costs half as much as on a shared runtime, and a handler that does
 //! not come back blocks one worker only.
+//!
+//! Also what belongs to the process as a whole: the permits of careful mode, and what the watchdog looks at.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
 };
 
@@ -14,29 +19,57 @@ use tokio::{
     task::JoinError,
 };
 
+use crate::{handler::LogicFactory, trials::Trials, watchdog::Slot, watchdog::Watched};
+
 /// A running set of workers. They end when it is dropped.
 pub struct Workers {
-    workers: Vec<(runtime::Handle, Option<oneshot::Sender<()>>)>,
+    workers: Vec<(Worker, Option<oneshot::Sender<()>>)>,
     next: AtomicUsize,
+    /// Who may try events while some partition is careful.
+    pub trials: Arc<Trials>,
+}
+
+/// One worker.
+#[derive(Clone)]
+pub struct Worker {
+    /// What runs on it is spawned here.
+    pub runtime: runtime::Handle,
+    slot: Arc<Slot>,
+}
+
+impl Worker {
+    fn on(runtime: runtime::Handle) -> Self {
+        Self { runtime, slot: Arc::default() }
+    }
+
+    /// The same handler, whose calls on this worker the watchdog sees.
+    pub fn watched(&self, factory: &Arc<dyn LogicFactory>, partition: u32) -> Arc<dyn LogicFactory> {
+        Arc::new(Watched::new(Arc::clone(factory), Arc::clone(&self.slot), partition))
+    }
 }
 
 impl Workers {
     /// Starts `count` workers, at least one.
     pub fn start(count: usize) -> std::io::Result<Self> {
         let workers = (0..count.max(1)).map(start_worker).collect::<std::io::Result<Vec<_>>>()?;
-        Ok(Self { workers, next: AtomicUsize::new(0) })
+        Ok(Self { workers, next: AtomicUsize::new(0), trials: Arc::default() })
     }
 
     /// No threads of its own: everything runs on `runtime`. With a single-threaded runtime and paused time a whole engine
     /// is then one repeatable sequence of steps.
     pub fn on(runtime: runtime::Handle) -> Self {
-        Self { workers: vec![(runtime, None)], next: AtomicUsize::new(0) }
+        Self { workers: vec![(Worker::on(runtime), None)], next: AtomicUsize::new(0), trials: Arc::default() }
     }
 
     /// The workers in turn, so that the shards of all partitions spread over them.
-    pub fn next(&self) -> runtime::Handle {
+    pub fn next(&self) -> Worker {
         let at = self.next.fetch_add(1, Ordering::Relaxed) % self.workers.len();
         self.workers[at].0.clone()
+    }
+
+    /// What the watchdog looks at.
+    pub fn slots(&self) -> Vec<Arc<Slot>> {
+        self.workers.iter().map(|(worker, _)| Arc::clone(&worker.slot)).collect()
     }
 
     /// How many there are.
@@ -53,7 +86,7 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
     }
 }
 
-fn start_worker(index: usize) -> std::io::Result<(runtime::Handle, Option<oneshot::Sender<()>>)> {
+fn start_worker(index: usize) -> std::io::Result<(Worker, Option<oneshot::Sender<()>>)> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let handle = runtime.handle().clone();
     let (stop, stopped) = oneshot::channel::<()>();
@@ -61,7 +94,7 @@ fn start_worker(index: usize) -> std::io::Result<(runtime::Handle, Option<onesho
         // Ends when the sender is dropped; what it would have said does not matter.
         let _ended = runtime.block_on(stopped);
     })?;
-    Ok((handle, Some(stop)))
+    Ok((Worker::on(handle), Some(stop)))
 }
 
 impl Drop for Workers {

@@ -19,9 +19,14 @@ use std::{
 
 use bytes::Bytes;
 use keyloom_actors::{
+    careful::{CAREFUL_AFTER_STARTS, LONE_DEATHS_MAX},
+    cell::KeyLimits,
     key::Key,
     ports::{NewRecord, RecordKey, StoreEntry},
+    root::{RootArguments, RootHandle},
     router::POOL_BYTES_MAX,
+    timestamp::SystemClock,
+    workers::Workers,
 };
 use support::{
     engine::{Engine, Setup, cut_at},
@@ -705,4 +710,177 @@ fn features_are_not_held_up_by_a_slow_store() {
         }
     });
     engine.settle();
+}
+
+// ---- 11. events that end the process --------------------------------------------------------------------------------------
+
+/// Starts engines until one has done everything, as a supervisor does; answers with it and the number of those before it.
+fn supervise(world: &Arc<World>, setup: &Setup) -> (Engine, u32) {
+    const STARTS_MAX: u32 = 30;
+    for earlier in 0..STARTS_MAX {
+        let engine = Engine::start(world, setup);
+        let expect = Expect::of(world, setup.attempts);
+        let done = || engine.life.is_over() || expect.lacks(world, &engine.tables()).is_none();
+        engine.wait("an end of one kind or the other", done);
+        if !engine.life.is_over() {
+            return (engine, earlier);
+        }
+        engine.kill();
+    }
+    panic!("{STARTS_MAX} processes died; {:?}", world.care());
+}
+
+#[test]
+fn events_that_kill_the_process_are_given_up_after_a_few_deaths_and_nothing_else_is() {
+    // In a batch with everything else, or far behind it; and the second one in the memory of a key that is parked.
+    for (read_max, inbox_events_max) in [(usize::MAX, 16_384), (50, 3)] {
+        let world = World::new();
+        world.read_max.store(read_max, Relaxed);
+        let limits = KeyLimits { inbox_events_max, ..KeyLimits::default() };
+        let setup = Setup { limits, ..Setup::default() };
+        world.append(round_robin(50, 0, 1_000));
+        world.append([doing("kill", "user-7", 1_000)]);
+        world.append(round_robin(50, 1_001, 1_000));
+        world.append([doing("kill", "user-8", 2_001)]);
+        world.append(round_robin(10, 2_002, 500));
+        let (engine, deaths) = supervise(&world, &setup);
+        let expect = engine.settle();
+        expect.check_attempts(&world);
+        assert_eq!(expect.counters().dead_lettered, [("killer".to_owned(), 2)].into());
+        // Until careful mode; in company; and alone. The second one is in what was reached before: still careful.
+        let most = (CAREFUL_AFTER_STARTS - 1) + 2 * (1 + LONE_DEATHS_MAX);
+        assert!((CAREFUL_AFTER_STARTS + LONE_DEATHS_MAX..=most).contains(&deaths), "{deaths} deaths, at most {most}");
+        assert_eq!(u64::from(deaths), setup.handler.kills());
+        engine.wait("careful mode ends", || !engine.status.careful.load(Relaxed));
+        assert_eq!((engine.status.starts.load(Relaxed), world.care().trying.len()), (0, 0));
+        engine.kill();
+        let engine = Engine::start(&world, &setup);
+        world.append(round_robin(50, 10_000, 500));
+        engine.settle();
+        assert!(!engine.status.careful.load(Relaxed), "it is over for the next one too");
+    }
+}
+
+#[test]
+fn an_event_that_kills_a_few_times_only_is_processed() {
+    let world = World::new();
+    let setup = Setup::default();
+    world.append(round_robin(20, 0, 200));
+    world.append([doing("kill 4", "user-3", 200)]);
+    let (engine, deaths) = supervise(&world, &setup);
+    assert_eq!(deaths, 4, "twice before careful mode, in company, alone");
+    assert_eq!(engine.settle().counters().applied, 201);
+    assert_eq!(world.care().suspects.len(), 0, "it was acquitted");
+}
+
+#[test]
+fn kills_from_outside_condemn_nobody_unless_they_hit_the_same_event_twice() {
+    fn writes_note(entries: &[StoreEntry]) -> bool {
+        entries.iter().any(|(key, _)| matches!(key, RecordKey::Care(_)))
+    }
+    let world = World::new();
+    let setup = Setup { checkpoint_every: HOUR, tables: Vec::new(), ..Setup::default() };
+    world.append(round_robin(20, 0, 400));
+    let mut careful = 0;
+    for death in 0..40 {
+        // Before or behind a note, or before or behind its end; each time so much later that the event of the last time is
+        // mostly through.
+        let mut left = 3 + 3 * death;
+        let life = Life::until(move |step| {
+            left -= u32::from(matches!(step, Step::Commit(e) | Step::Committed(e) if writes_note(e)));
+            left == 0
+        });
+        let engine = Engine::start_mortal(&world, &setup, life);
+        engine.wait_running();
+        careful += u32::from(engine.status.careful.load(Relaxed));
+        engine.wait("it dies", || engine.life.is_over() || engine.status.counters().applied == 400);
+        engine.kill();
+    }
+    assert!(careful > 30, "only {careful} of 40 starts were careful");
+    let engine = Engine::start(&world, &Setup { tables: Vec::new(), ..Setup::default() });
+    engine.wait("all is done", || world.checkpoint().cut == 400 && world.checkpoint().lagging.is_empty());
+    let expect = Expect::of(&world, setup.attempts); // whoever was hit twice in a row looks like a killer
+    engine.wait("all is published", || expect.lacks(&world, &[]).is_none());
+    expect.check(&world, &[]);
+    assert!(expect.counters().applied >= 398, "{:?}", expect.counters());
+}
+
+#[test]
+fn only_deaths_with_work_left_count_as_starts_without_progress() {
+    let world = World::new();
+    let setup = Setup::default();
+    world.append(round_robin(5, 0, 10));
+    Engine::start(&world, &setup).settle();
+    let starts_of = |orderly: bool| {
+        let engine = Engine::start(&world, &setup);
+        engine.wait_running();
+        if orderly {
+            assert!(engine.drain(support::LIMIT));
+        }
+        let numbers = (engine.status.starts.load(Relaxed), engine.status.careful.load(Relaxed));
+        engine.kill();
+        numbers
+    };
+    assert_eq!([false; 5].map(starts_of), [(0, false); 5], "an idle engine is killed");
+    world.reads.set(Mode::Fail);
+    world.append(round_robin(5, 10, 10));
+    assert_eq!([true; 5].map(starts_of), [(1, false); 5], "it ends in order, and has not come far");
+    let numbers = [false, false, true, false, false, false].map(starts_of);
+    assert_eq!(numbers.map(|(starts, _)| starts), [1, 2, 3, 1, 2, 3]);
+    assert_eq!(numbers.map(|(_, careful)| careful), [false, false, true, true, true, true], "until all of it is done");
+    let engine = Engine::start(&world, &setup);
+    engine.wait("it is careful", || engine.status.careful.load(Relaxed));
+    world.reads.set(Mode::Open);
+    engine.settle();
+    engine.wait("that is over", || !engine.status.careful.load(Relaxed) && engine.status.starts.load(Relaxed) == 0);
+}
+
+#[test]
+fn a_killer_in_one_partition_accuses_nobody_in_another() {
+    let worlds = [World::new(), World::new()];
+    let killer = Setup::default();
+    // Never a checkpoint, so that this one makes no progress either and everything of it is tried again each time.
+    let innocent = Setup { checkpoint_every: HOUR, tables: Vec::new(), ..Setup::default() };
+    worlds[0].append(round_robin(5, 0, 50));
+    worlds[0].append([doing("kill", "user-1", 50)]);
+    worlds[1].append(round_robin(3, 0, 6));
+    for start in 0.. {
+        assert!(start < 20, "{:?}", worlds.map(|world| world.care()));
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let (life, workers) = (Arc::new(Life::long()), Arc::new(Workers::start(2).expect("workers")));
+        let plan = |setup: &Setup, world| setup.plan(world, &life, Arc::new(SystemClock), Arc::clone(&workers));
+        let partitions = vec![plan(&killer, &worlds[0]), plan(&innocent, &worlds[1])];
+        let (lost, _keep) = tokio::sync::mpsc::unbounded_channel();
+        let root = runtime.block_on(RootHandle::start(RootArguments { partitions, lost })).expect("a root");
+        let expect = Expect::of(&worlds[0], killer.attempts);
+        let done = || life.is_over() || expect.lacks(&worlds[0], &killer.tables()).is_none();
+        support::wait("an end of one kind or the other", done, || format!("{:?}", worlds[0].care()));
+        let is_over = life.is_over();
+        life.end();
+        drop(root);
+        runtime.shutdown_background();
+        if !is_over {
+            break;
+        }
+    }
+    Engine::start(&worlds[0], &killer).settle();
+    assert_eq!(Engine::start(&worlds[1], &Setup::default()).settle().counters().applied, 6);
+}
+
+#[test]
+fn a_handler_that_does_not_come_back_is_named_and_its_event_given_up_at_the_next_start() {
+    let world = World::new();
+    let setup = Setup { stuck_after: Some(Duration::from_millis(200)), ..Setup::default() };
+    setup.handler.held.store(true, SeqCst);
+    world.append(round_robin(50, 0, 500));
+    world.append([doing("hold for good", "user-7", 500)]);
+    world.append(round_robin(50, 501, 500));
+    let (engine, deaths) = supervise(&world, &setup);
+    assert_eq!(deaths, 1, "it is known for sure");
+    let expect = engine.settle();
+    expect.check_attempts(&world);
+    assert_eq!(expect.counters().dead_lettered, [("stuck".to_owned(), 1)].into());
+    assert_eq!(setup.handler.tries(501), 1);
+    setup.handler.held.store(false, SeqCst); // the thread of the first process
 }

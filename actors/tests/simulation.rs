@@ -4,6 +4,7 @@
 //! `SEED=7` repeats one history, `SEEDS=100000` runs more of them, `FIRST=5000` others. Not here: real homes (tests/faults.rs).
 
 use std::{
+    ops::AddAssign,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -16,6 +17,7 @@ use keyloom_actors::{
     cell::KeyLimits,
     ports::{NewRecord, RecordKey, StoreEntry},
     root::{RootArguments, RootHandle},
+    row::Row,
     status::Status,
     timestamp::{Clock, Timestamp},
     workers::Workers,
@@ -27,6 +29,7 @@ use crate::support::{
     events::{BEGIN, doing, some_event},
     expect::Expect,
     gate::{Gate, Life, Mode, Step},
+    handler::TallyRow,
     random::Random,
     table::{Lines, table},
     world::World,
@@ -60,6 +63,31 @@ struct Count {
     troubles: u64,
     /// Keys that checkpoints left behind.
     lagging: u64,
+    /// Rows that the handler emitted to its table.
+    emitted: u64,
+    /// Processes that an event has killed, and events that were given up for it.
+    killed: u64,
+    killers: u64,
+    /// Other events that were given up because processes ended from outside, twice, while they were tried alone.
+    unlucky: u64,
+    /// Starts in careful mode.
+    careful: u64,
+}
+
+impl AddAssign for Count {
+    fn add_assign(&mut self, other: Self) {
+        self.events += other.events;
+        self.lives += other.lives;
+        self.kills += other.kills;
+        self.zombies += other.zombies;
+        self.troubles += other.troubles;
+        self.lagging += other.lagging;
+        self.emitted += other.emitted;
+        self.killed += other.killed;
+        self.killers += other.killers;
+        self.unlucky += other.unlucky;
+        self.careful += other.careful;
+    }
 }
 
 /// One process as the world sees it.
@@ -74,7 +102,7 @@ struct Process {
 impl Process {
     async fn start(world: &Arc<World>, setup: &Setup, clock: &Arc<PausedClock>, life: Life) -> Self {
         let life = Arc::new(life);
-        let workers = Workers::on(tokio::runtime::Handle::current());
+        let workers = Arc::new(Workers::on(tokio::runtime::Handle::current()));
         let plan = setup.plan(world, &life, Arc::clone(clock) as _, workers);
         let status = Arc::clone(&plan.status);
         let (lost_sender, lost) = mpsc::unbounded_channel();
@@ -105,9 +133,11 @@ enum Aim {
     PutDone,
     Cursor,
     CursorDone,
+    Blocks,
+    Remove,
 }
 
-const AIMS: [Aim; 14] = [
+const AIMS: [Aim; 16] = [
     Aim::Nowhere,
     Aim::AnyStep,
     Aim::Claim,
@@ -122,6 +152,8 @@ const AIMS: [Aim; 14] = [
     Aim::PutDone,
     Aim::Cursor,
     Aim::CursorDone,
+    Aim::Blocks,
+    Aim::Remove,
 ];
 
 impl Aim {
@@ -129,9 +161,12 @@ impl Aim {
         let writes = |entries: &[StoreEntry], of: fn(&RecordKey) -> bool| entries.iter().any(|(key, _)| of(key));
         let is_record = |key: &RecordKey| matches!(key, RecordKey::Checkpoint(_));
         let is_state = |key: &RecordKey| matches!(key, RecordKey::State(..));
+        let is_block = |key: &RecordKey| matches!(key, RecordKey::Outbox(..));
         let is_cursor = |key: &RecordKey| matches!(key, RecordKey::Output(..));
         match (self, step) {
             (Self::AnyStep, _) | (Self::Claim, Step::Claim) | (Self::ReadAgain, Step::ReadAgain) => true,
+            (Self::Remove, Step::Remove) => true,
+            (Self::Blocks, Step::Committed(e)) => writes(e, is_block) && !writes(e, is_record),
             (Self::Put, Step::Put(_)) | (Self::PutDone, Step::PutDone(_)) => true,
             (Self::Recovery, Step::Get(keys)) => keys.iter().any(is_record),
             (Self::Hydration, Step::Get(keys)) => keys.iter().any(is_state),
@@ -147,7 +182,10 @@ impl Aim {
 }
 
 fn random_setup(random: &mut Random) -> Setup {
+    let emits = random.one_in(2);
+    let setup = if emits { Setup::emitting(cut_at(random.range(3, 60))) } else { Setup::default() };
     Setup {
+        outbox_max: [0, 2_000, u64::MAX][random.range(0, 3) as usize],
         shards: random.range(1, 4) as usize,
         resident_max: random.range(1, 30) as usize,
         idle_after: Duration::from_millis(250 * random.range(1, 8)),
@@ -159,7 +197,7 @@ fn random_setup(random: &mut Random) -> Setup {
         checkpoint_every: Duration::from_millis(random.range(1, 80)),
         in_flight_max: [8 << 10, 64 << 10, 64 << 20][random.range(0, 3) as usize],
         tables: vec![table("raw", Lines::default(), cut_at(random.range(3, 60)))],
-        ..Setup::default()
+        ..setup
     }
 }
 
@@ -171,6 +209,7 @@ async fn history(seed: u64) -> Count {
     world.read_max.store(random.range(2, 60) as usize, Relaxed);
     world.window.store(random.range(0, 30), Relaxed);
     let (keys, mut id, mut zombies, mut count) = (random.range(2, 25), 0, Vec::new(), Count::default());
+    let killers = random.one_in(4); // some events of this history kill whoever tries them
     for _ in 0..random.range(2, 8) {
         let trouble_one_in = [0, 50, 12, 5][random.range(0, 4) as usize];
         world.weather.change(random.next(), Duration::from_millis(random.range(0, 30)), trouble_one_in);
@@ -186,7 +225,7 @@ async fn history(seed: u64) -> Count {
         count.lives += 1;
         let until = Instant::now() + Duration::from_millis(random.range(1, 1_500));
         while Instant::now() < until && !process.is_over() {
-            world.append((0..random.range(0, 25)).map(|_| event_or_wait(&mut random, keys, &mut id)));
+            world.append((0..random.range(0, 25)).map(|_| any_event(&mut random, keys, &mut id, killers)));
             if random.one_in(12) {
                 stop_or_start(&mut random, &world);
             }
@@ -215,18 +254,23 @@ async fn history(seed: u64) -> Count {
         replace_lost(&world, &setup, &clock, &mut processes).await;
     }
     world.append((0..50).map(|_| some_event(&mut random, keys, &mut id)));
-    rest(&world, &setup, &clock, processes).await;
+    count.unlucky = rest(&world, &setup, &clock, processes).await;
     count.events = world.last_seq();
+    count.emitted = world.output(TallyRow::TABLE).rows;
+    (count.killed, count.careful) = (setup.handler.kills(), world.careful_starts());
+    count.killers = world.checkpoint().counters.dead_lettered.get("killer").copied().unwrap_or(0);
     count
 }
 
-/// Any event; some make their key wait, so that checkpoints leave it behind.
-fn event_or_wait(random: &mut Random, keys: u64, id: &mut u64) -> NewRecord {
-    if !random.one_in(60) {
-        return some_event(random, keys, id);
-    }
+/// Any event; some make their key wait, so that checkpoints leave it behind, and some may end the process.
+fn any_event(random: &mut Random, keys: u64, id: &mut u64, killers: bool) -> NewRecord {
+    let what = match random.range(0, 300) {
+        0..5 => format!("wait {}", random.range(1, 2_000)),
+        5 if killers => ["kill", "kill", "kill 1"][random.range(0, 3) as usize].to_owned(),
+        _ => return some_event(random, keys, id),
+    };
     *id += 1;
-    doing(&format!("wait {}", random.range(1, 2_000)), &format!("user-{}", random.range(0, keys)), *id)
+    doing(&what, &format!("user-{}", random.range(0, keys)), *id)
 }
 
 /// Some home does not answer, or answers only errors, or is well again.
@@ -250,12 +294,17 @@ async fn replace_lost(world: &Arc<World>, setup: &Setup, clock: &Arc<PausedClock
 
 /// Waits until everything is as the log says and one process is left, then checks all of it. Which one does not matter: the
 /// last to claim the partition owns it, and one that was late to start may be the last.
-async fn rest(world: &Arc<World>, setup: &Setup, clock: &Arc<PausedClock>, mut processes: Vec<Process>) {
-    let (expect, tables) = (Expect::of(world, setup.attempts), setup.tables());
+async fn rest(world: &Arc<World>, setup: &Setup, clock: &Arc<PausedClock>, mut processes: Vec<Process>) -> u64 {
+    let (mut expect, tables) = (Expect::of(world, setup.attempts), setup.tables());
+    let mut checkpoint = 0;
     let until = Instant::now() + REST_LIMIT;
     loop {
         assert_eq!(world.violations(), [""; 0]);
         replace_lost(world, setup, clock, &mut processes).await;
+        if checkpoint != world.checkpoint().n && world.has_unlucky() {
+            checkpoint = world.checkpoint().n;
+            expect = Expect::of(world, setup.attempts);
+        }
         let numbers = || processes.iter().map(|p| p.status.counters()).find(|numbers| numbers != expect.counters());
         let lacks = expect.lacks(world, &tables);
         let lacks = lacks.or_else(|| numbers().map(|is| format!("{is:?} instead of {:?}", expect.counters())));
@@ -268,6 +317,7 @@ async fn rest(world: &Arc<World>, setup: &Setup, clock: &Arc<PausedClock>, mut p
     }
     expect.check(world, &tables);
     assert_eq!(expect.counters().total(), world.last_seq(), "every event has one end");
+    expect.unlucky()
 }
 
 fn run(seed: u64) -> Result<Count, String> {
@@ -306,14 +356,7 @@ fn no_history_loses_repeats_or_reorders_anything() {
             }
             match run(seed) {
                 Err(error) => failed.push((seed, error)),
-                Ok(count) => {
-                    sum.events += count.events;
-                    sum.lives += count.lives;
-                    sum.kills += count.kills;
-                    sum.zombies += count.zombies;
-                    sum.troubles += count.troubles;
-                    sum.lagging += count.lagging;
-                }
+                Ok(count) => sum += count,
             }
         }
     };

@@ -7,7 +7,7 @@ use keyloom_actors::{
     session_features::SessionFeatures,
 };
 
-use crate::{cli, topology::HandlerCatalog};
+use crate::{cli, lake, topology::HandlerCatalog};
 
 /// A `keyloom` with your handlers in it:
 ///
@@ -60,6 +60,15 @@ impl HandlerCatalog for Engine {
     }
 
     fn check(&self, handler: &str, config: &serde_json::Value) -> Result<(), String> {
-        self.registry.build(handler, config.clone()).map(drop).map_err(|e| e.0)
+        self.registry.build(handler, config.clone()).map(drop).map_err(|e| e.0)?;
+        self.registry.tables(handler).unwrap_or_default().iter().try_for_each(|table| {
+            let columns = lake::EmittedRows::new(table, 0, 1).map(drop);
+            columns.map_err(|e| format!("the rows that it emits to table {:?} are not possible: {e}", table.name))
+        })
+    }
+
+    fn tables(&self, handler: &str) -> Option<Vec<String>> {
+        let tables = self.registry.tables(handler)?;
+        Some(tables.into_iter().map(|table| table.name.to_owned()).collect())
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow};
 use keyloom_actors::{
     ports::{Durability, Homes, Lake, LakeError, Log, Store, TableFormat},
+    row::EmittedTable,
     timestamp::SystemClock,
 };
 
@@ -157,4 +158,10 @@ async fn open_lake(topology: &Topology) -> anyhow::Result<(Arc<dyn Lake>, String
 /// The file format of table `raw_events`.
 pub fn raw_events_format(partition: u32) -> Arc<dyn TableFormat> {
     Arc::new(lake::RawEvents::new(partition, ZSTD_LEVEL))
+}
+
+/// The file format of a table of emitted rows.
+pub fn emitted_rows_format(table: &EmittedTable, partition: u32) -> anyhow::Result<Arc<dyn TableFormat>> {
+    let format = lake::EmittedRows::new(table, partition, ZSTD_LEVEL);
+    Ok(Arc::new(format.map_err(|e| anyhow!("table {}: {e}", table.name))?))
 }

@@ -1,28 +1,40 @@
 //! A running engine: the actor tree over open homes, and its orderly end.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::anyhow;
 use keyloom_actors::{
     batcher::TableSpec,
     cell::KeyLimits,
-    event::KeyPaths,
+    event::{EventBatch, KeyPaths},
     feature_cache::FeatureCache,
     handler::LogicFactory,
     partition::PartitionPlan,
+    ports::Homes,
+    record::Follows,
     root::{RootArguments, RootHandle},
     status::Status,
     table_cut::CutPolicy,
     timestamp::SystemClock,
+    watchdog::{self, Stuck, Watchdog},
     workers::Workers,
 };
-use tokio::sync::mpsc;
+use tokio::{runtime, sync::mpsc, time::timeout};
 
 use crate::{
-    homes::{OpenHomes, raw_events_format},
+    homes::{OpenHomes, emitted_rows_format, raw_events_format},
     lake,
-    topology::Topology,
+    topology::{TableFrom, Topology},
 };
+
+/// How long it may take to name a stuck event and to record it. Without the record, careful mode finds the event later.
+const RECORD_LIMIT: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub struct Running {
@@ -34,7 +46,70 @@ pub struct Running {
     /// The homes it runs on.
     pub homes: OpenHomes,
     lost: mpsc::UnboundedReceiver<String>,
+    stuck: mpsc::Receiver<()>,
+    /// Some handler is stuck: its partition is being taken from ourselves, see [`watchdog::record_stuck`].
+    is_stuck: Arc<AtomicBool>,
+    _watchdog: Watchdog,
     _workers: Arc<Workers>,
+}
+
+/// Why an engine cannot go on.
+#[derive(Debug)]
+pub enum Broken {
+    /// A partition is lost for good.
+    Lost(String),
+    /// A handler does not come back from an event; only a new process helps. The event is named and, if possible, recorded.
+    Stuck,
+}
+
+/// What is needed to name a stuck event and to record it.
+struct Witness {
+    homes: Homes,
+    keys: KeyPaths,
+    handler: String,
+    owner: String,
+    stuck_after: Duration,
+}
+
+impl Witness {
+    async fn testify(&self, all: &[Stuck]) {
+        for stuck in all {
+            if timeout(RECORD_LIMIT, self.name_and_record(*stuck)).await.is_err() {
+                tracing::error!(?stuck, "the event could not be recorded in time; careful mode has to find it");
+            }
+        }
+    }
+
+    async fn name_and_record(&self, Stuck { partition, seq }: Stuck) {
+        let (handler, stuck_after) = (&self.handler, self.stuck_after);
+        let Some(seq) = seq else {
+            tracing::error!(
+                partition,
+                handler,
+                ?stuck_after,
+                "a handler does not come back from reading a key's state"
+            );
+            return;
+        };
+        let key = match self.homes.log.read(partition, &[seq]).await {
+            Ok(records) => {
+                let batch = EventBatch::decode(partition, records, &self.keys, None);
+                batch.events.first().map(|event| event.key.to_string()).unwrap_or_default()
+            }
+            Err(error) => format!("unknown: {error}"),
+        };
+        tracing::error!(
+            partition,
+            seq,
+            key,
+            handler,
+            ?stuck_after,
+            "a handler does not come back from an event: it is given up, and the process starts again"
+        );
+        if let Err(error) = watchdog::record_stuck(&*self.homes.store, &self.owner, partition, seq).await {
+            tracing::error!(partition, seq, %error, "the event could not be recorded; careful mode has to find it");
+        }
+    }
 }
 
 /// How keys are found, as the topology says.
@@ -52,36 +127,64 @@ impl Running {
         let resident_max = usize::try_from(sessions.resident_max)?;
         let cache = Arc::new(FeatureCache::new(resident_max + resident_max / 4));
         let statuses: Vec<Arc<Status>> = (0..partitions).map(|_| Arc::default()).collect();
-        let plan = |partition: u32| PartitionPlan {
-            partition,
-            owner: format!("{}@{}", topology.engine.name, std::process::id()),
-            homes: homes.homes.clone(),
-            factory: Arc::clone(&factory),
-            keys: key_paths(topology),
-            shards: topology.engine.shards.map_or(cores, |n| n as usize),
-            resident_max: resident_max.div_ceil(partitions as usize),
-            idle_after: sessions.idle_after,
-            attempts: sessions.attempts,
-            limits: KeyLimits::default(),
-            checkpoint_every: topology.store.checkpoint_every,
-            in_flight_max: topology.engine.in_flight_max / u64::from(partitions),
-            tables: tables(topology, &homes.lake_prefix, partition),
-            cache: Arc::clone(&cache),
-            status: Arc::clone(&statuses[partition as usize]),
-            clock: Arc::new(SystemClock),
-            workers: Arc::clone(&workers),
+        let owner = format!("{}@{}", topology.engine.name, std::process::id());
+        let plan = |partition: u32| -> anyhow::Result<PartitionPlan> {
+            Ok(PartitionPlan {
+                partition,
+                owner: owner.clone(),
+                homes: homes.homes.clone(),
+                factory: Arc::clone(&factory),
+                keys: key_paths(topology),
+                shards: topology.engine.shards.map_or(cores, |n| n as usize),
+                resident_max: resident_max.div_ceil(partitions as usize),
+                idle_after: sessions.idle_after,
+                attempts: sessions.attempts,
+                limits: KeyLimits::default(),
+                checkpoint_every: topology.store.checkpoint_every,
+                in_flight_max: topology.engine.in_flight_max / u64::from(partitions),
+                tables: tables(topology, &*factory, &homes.lake_prefix, partition)?,
+                outbox_max: topology.store.outbox_max / u64::from(partitions),
+                cache: Arc::clone(&cache),
+                status: Arc::clone(&statuses[partition as usize]),
+                clock: Arc::new(SystemClock),
+                workers: Arc::clone(&workers),
+            })
         };
         let (lost, lost_partitions) = mpsc::unbounded_channel();
-        let arguments = RootArguments { partitions: (0..partitions).map(plan).collect(), lost };
+        let arguments = RootArguments { partitions: (0..partitions).map(plan).collect::<Result<_, _>>()?, lost };
         let root = RootHandle::start(arguments).await.map_err(|e| anyhow!("the engine does not start: {e}"))?;
-        Ok(Self { root, statuses, cache, homes, lost: lost_partitions, _workers: workers })
+        let is_stuck = Arc::new(AtomicBool::new(false));
+        let (say, stuck) = mpsc::channel(1);
+        let witness = Witness {
+            homes: homes.homes.clone(),
+            keys: key_paths(topology),
+            handler: factory.name().to_owned(),
+            owner,
+            stuck_after: sessions.stuck_after,
+        };
+        let (runtime, fired) = (runtime::Handle::current(), Arc::clone(&is_stuck));
+        let watchdog = Watchdog::start(workers.slots(), sessions.stuck_after, move |all| {
+            fired.store(true, Ordering::Relaxed);
+            runtime.block_on(witness.testify(&all));
+            say.try_send(()).ok(); // nobody listens only while the process ends anyway
+        })?;
+        let lost = lost_partitions;
+        Ok(Self { root, statuses, cache, homes, lost, stuck, is_stuck, _watchdog: watchdog, _workers: workers })
     }
 
-    /// Waits until a partition is lost for good; says why.
-    pub async fn lost(&mut self) -> String {
-        match self.lost.recv().await {
-            Some(reason) => reason,
-            None => std::future::pending().await,
+    /// Waits until it cannot go on; says why.
+    pub async fn broken(&mut self) -> Broken {
+        loop {
+            tokio::select! {
+                Some(reason) = self.lost.recv() => {
+                    // Else it was lost to ourselves, and the other arm comes.
+                    if !self.is_stuck.load(Ordering::Relaxed) {
+                        return Broken::Lost(reason);
+                    }
+                }
+                Some(()) = self.stuck.recv() => return Broken::Stuck,
+                else => std::future::pending().await,
+            }
         }
     }
 
@@ -92,19 +195,32 @@ impl Running {
     }
 }
 
-fn tables(topology: &Topology, lake_prefix: &str, partition: u32) -> Vec<TableSpec> {
+fn tables(
+    topology: &Topology,
+    factory: &dyn LogicFactory,
+    lake_prefix: &str,
+    partition: u32,
+) -> anyhow::Result<Vec<TableSpec>> {
     let spec = |(name, table): (&String, &crate::topology::Table)| {
         let (prefix, table_name) = (lake_prefix.to_owned(), name.clone());
-        let format = raw_events_format(partition);
+        let (follows, format) = match table.from {
+            TableFrom::Events => (Follows::Log, raw_events_format(partition)),
+            TableFrom::Handler => {
+                let emitted = factory.tables().iter().find(|emitted| emitted.name == name);
+                let emitted = emitted.ok_or_else(|| anyhow!("handler {} has no table {name}", factory.name()))?;
+                (Follows::Outbox, emitted_rows_format(emitted, partition)?)
+            }
+        };
         let extension = format.extension();
-        TableSpec {
+        Ok(TableSpec {
             name: name.clone(),
+            follows,
             format,
             object_name: Arc::new(move |hive, first, last| {
                 lake::object_name(&prefix, &table_name, hive, partition, first, last, extension)
             }),
             cut: CutPolicy { rows: table.cut.rows, bytes: table.cut.bytes, age: table.cut.age },
-        }
+        })
     };
     topology.tables.iter().map(spec).collect()
 }

@@ -340,16 +340,17 @@ async fn odd_keys_are_told_apart(home: Home) {
 async fn every_kind_of_record_has_a_place_of_its_own(home: Home) {
     let store = home.store().await;
     let mut claim = claim(&*store, 1).await;
-    let outbox = |n, epoch, index| RecordKey::Outbox { partition: 1, n, epoch, index };
+    let outbox = |table: &str, number| RecordKey::Outbox(1, table.to_owned(), number);
     let keys = [
         feature("1"),
         RecordKey::State(1, key("1")),
         RecordKey::Checkpoint(1),
         RecordKey::Checkpoint(11),
-        outbox(1, 1, 1),
-        outbox(1, 1, 11),
-        outbox(1, 11, 1),
-        outbox(11, 1, 1),
+        outbox("t", 1),
+        outbox("t", 11),
+        outbox("t1", 1),
+        outbox("tt", 1),
+        RecordKey::Outbox(11, "t".to_owned(), 1),
         RecordKey::DeadLetter(1, 1),
         RecordKey::DeadLetter(1, 11),
         RecordKey::DeadLetter(11, 1),
@@ -461,7 +462,8 @@ async fn listed(store: &dyn Store, partition: u32, after: u64, limit: usize) -> 
 }
 
 async fn remove(store: &dyn Store, partition: u32, seqs: &[u64]) {
-    let removed = timeout(PATIENCE, store.remove_dead_letters(partition, seqs)).await.expect("in time");
+    let names: Vec<_> = seqs.iter().map(|seq| RecordKey::DeadLetter(partition, *seq)).collect();
+    let removed = timeout(PATIENCE, store.remove(&names)).await.expect("in time");
     removed.expect("removed");
 }
 

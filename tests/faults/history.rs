@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, os::unix::process::ExitStatusExt, path::Path, t
 
 use keyloom_actors::fault_point;
 use keyloom_tests::support::{
-    audit::{Findings, audit},
+    audit::{self, Findings, audit},
     engine::{Engine, S3Lake, Topology, binary, folder},
     ledger::{self, Ledger},
     proxy::{Mode, Proxy},
@@ -136,7 +136,11 @@ impl Servers {
 impl History {
     /// Starts everything. `servers` are asked for with the folder that they may use.
     pub fn start(scenario: &str, seed: u64, topology: Topology, servers: impl FnOnce(&TempDir) -> Servers) -> Self {
-        let program = if topology.handler == "poison" { "poison" } else { "keyloom" };
+        let program = match &*topology.handler {
+            "poison" => "poison",
+            audit::ENRICHMENT => "enrichment",
+            _ => "keyloom",
+        };
         Self::start_in(folder(), &binary(program), scenario, seed, topology, servers)
     }
 

@@ -10,8 +10,8 @@ use super::history::{ANY_MOMENT, NO_START, Report, Times};
 pub fn table(reports: &[Report]) -> String {
     let mut text = String::from(
         "| scenario | faults | audits | events 2xx | unknown, sent again | log records | rows | files | lost | applied twice \
-         | duplicate rows | missing rows | order inversions | conservation | wrong features | features went back |\n\
-         |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
+         | duplicate rows | missing rows | order inversions | conservation | wrong features | features went back | emitted rows | wrong ones |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for report in reports {
         let Report { scenario, faults, missed, sent, findings: f, times: _ } = report;
@@ -33,6 +33,8 @@ pub fn table(reports: &[Report]) -> String {
             f.conservation,
             f.wrong_features,
             sent.went_back,
+            f.emitted_rows,
+            f.wrong_rows,
         ];
         let cells = cells.map(|n| n.to_string()).join(" | ");
         writeln!(text, "| {scenario} | {cells} |").expect("a string takes everything");

@@ -13,7 +13,7 @@ use super::{
     engine::{Engine, SETTLE_MAX},
     http,
     ledger::Ledger,
-    servers, tool, wait_for, workspace,
+    oracle, wait_for,
 };
 
 /// The engine asks its log twice a second how far it goes: settled is what stays so for longer than that.
@@ -21,6 +21,9 @@ const STAYS: Duration = Duration::from_millis(700);
 /// With the handler `poison`, the user whose every event must become a dead letter: one with few events, because each is
 /// tried several times.
 pub const POISONED: &str = "sender-0-user-36";
+
+/// The handler of the example `enrichment`: what is emitted is audited too.
+pub const ENRICHMENT: &str = "session-enrichment";
 
 /// What audits of one history found. Numbers of things are those of the last audit, violations are summed up.
 #[derive(Clone, Debug, Default)]
@@ -51,6 +54,10 @@ pub struct Findings {
     pub conservation: u64,
     /// Feature values that are not the oracle's.
     pub wrong_features: u64,
+    /// Rows in the table of the example `enrichment`, where that is the handler.
+    pub emitted_rows: u64,
+    /// Of its rows, those missing, of no event, more than one of an event, and values that are not what the log demands.
+    pub wrong_rows: u64,
 }
 
 impl Findings {
@@ -64,6 +71,7 @@ impl Findings {
             + self.inversions
             + self.conservation
             + self.wrong_features
+            + self.wrong_rows
     }
 }
 
@@ -78,6 +86,8 @@ impl AddAssign for Findings {
         self.inversions += next.inversions;
         self.conservation += next.conservation;
         self.wrong_features += next.wrong_features;
+        self.wrong_rows += next.wrong_rows;
+        self.emitted_rows = next.emitted_rows;
         Findings { events: self.events, log_records: self.log_records, rows: self.rows, files: self.files, .. } = next;
     }
 }
@@ -86,17 +96,20 @@ impl AddAssign for Findings {
 pub fn audit(engine: &Engine, ledger: &Ledger) -> Findings {
     ledger.pause();
     settle(engine, ledger.counts().stored);
-    let mut command = python("tests/audit.py", engine);
+    let mut command = oracle::script(engine, "tests/audit.py");
     command.arg("--engine").arg(format!("http://127.0.0.1:{}", engine.port));
     for file in ledger.files() {
         command.arg("--input").arg(file);
+    }
+    if !engine.topology.handler.is_empty() {
+        command.arg("--counts-only");
     }
     if engine.topology.handler == "poison" {
         command.args(["--poisoned", POISONED]);
     }
     let (counts, stderr) = ask(&mut command);
     let count = |name: &str| counts[name].as_u64().unwrap_or_else(|| panic!("{name} is missing: {counts}"));
-    let findings = Findings {
+    let mut findings = Findings {
         audits: 1,
         events: count("events"),
         log_records: count("log_records"),
@@ -110,7 +123,18 @@ pub fn audit(engine: &Engine, ledger: &Ledger) -> Findings {
         inversions: count("inversions"),
         conservation: count("conservation"),
         wrong_features: count("wrong_features"),
+        emitted_rows: 0,
+        wrong_rows: 0,
     };
+    if engine.topology.handler == ENRICHMENT {
+        let output = oracle::script(engine, "tests/enriched.py").output();
+        let output = output.unwrap_or_else(|e| panic!("cannot start the audit of emitted rows: {e}"));
+        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let counts: Value = serde_json::from_str(&stdout).unwrap_or_else(|e| panic!("{e}: {stdout}{stderr}"));
+        findings.wrong_rows = counts["differences"].as_u64().expect("a number");
+        findings.emitted_rows = counts["rows"].as_u64().expect("a number");
+        eprint!("{stderr}");
+    }
     if findings.violations() > 0 {
         eprintln!("the audit disagrees: {findings:?}\n{stderr}");
     }
@@ -120,23 +144,9 @@ pub fn audit(engine: &Engine, ledger: &Ledger) -> Findings {
 
 /// Rows of the table of `engine`, and how many different records of the log they are, by pyarrow.
 pub fn count_rows(engine: &Engine) -> (u64, u64) {
-    let (counts, _) = ask(&mut python("tests/count_rows.py", engine));
+    let (counts, _) = ask(&mut oracle::script(engine, "tests/count_rows.py"));
     let count = |name: &str| counts[name].as_u64().unwrap_or_else(|| panic!("{name} is missing: {counts}"));
     (count("rows"), count("records"))
-}
-
-/// A script that reads the lake of `engine`.
-fn python(script: &str, engine: &Engine) -> Command {
-    let mut command = Command::new(tool("KEYLOOM_PYTHON"));
-    command.arg(workspace().join(script)).env("PYTHONDONTWRITEBYTECODE", "1");
-    match &engine.topology.s3 {
-        None => command.arg("--lake").arg(engine.folder.join("lake")),
-        Some(s3) => command
-            .args(["--s3-endpoint", &s3.endpoint, "--bucket", &s3.bucket])
-            .env("AWS_ACCESS_KEY_ID", servers::S3_ACCESS_KEY)
-            .env("AWS_SECRET_ACCESS_KEY", servers::S3_SECRET_KEY),
-    };
-    command
 }
 
 /// What it prints, and what it says beside.
@@ -158,7 +168,10 @@ fn settle(engine: &Engine, events: u64) {
         let sum = |name: &str| partitions.iter().map(|p| read(p, name)).sum::<u64>();
         let log = sum("log_last");
         let ended = sum("applied") + sum("duplicate") + sum("dead_lettered") + sum("dropped");
-        let in_tables = partitions.iter().all(|p| read(p, "tables_cursor") == read(p, "log_last"));
+        let in_tables = partitions.iter().all(|p| {
+            let is_committed = read(p, "checkpoint_cut") == read(p, "log_last") && read(p, "outbox_bytes") == 0;
+            read(p, "tables_cursor") == read(p, "log_last") && is_committed
+        });
         // More ends than records is wrong, and for the audit to say.
         if !(in_tables && log >= events && ended >= log && sum("routed") == log) {
             since = None;

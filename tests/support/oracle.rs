@@ -23,8 +23,20 @@ pub fn check_lake(engine: &Engine, input: &Path) -> serde_json::Value {
 }
 
 fn ask(engine: &Engine, input: &Path, more: &[&str]) -> serde_json::Value {
+    let mut command = script(engine, "tests/oracle.py");
+    command.arg("--input").arg(input).args(more);
+    answer(command)
+}
+
+/// Whether the rows of the example `enrichment` are what the table of all events demands; panics with the findings.
+pub fn check_enriched(engine: &Engine) -> serde_json::Value {
+    answer(script(engine, "tests/enriched.py"))
+}
+
+/// A script of the tests that looks into the lake of `engine`.
+pub fn script(engine: &Engine, path: &str) -> Command {
     let mut command = Command::new(tool("KEYLOOM_PYTHON"));
-    command.arg(workspace().join("tests/oracle.py")).arg("--input").arg(input).args(more);
+    command.arg(workspace().join(path)).env("PYTHONDONTWRITEBYTECODE", "1");
     match &engine.topology.s3 {
         None => command.arg("--lake").arg(engine.folder.join("lake")),
         Some(s3) => command
@@ -32,6 +44,10 @@ fn ask(engine: &Engine, input: &Path, more: &[&str]) -> serde_json::Value {
             .env("AWS_ACCESS_KEY_ID", servers::S3_ACCESS_KEY)
             .env("AWS_SECRET_ACCESS_KEY", servers::S3_SECRET_KEY),
     };
+    command
+}
+
+fn answer(mut command: Command) -> serde_json::Value {
     let output = command.output().unwrap_or_else(|e| panic!("cannot start the oracle: {e}"));
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "the oracle disagrees ({}):\n{stdout}{stderr}", output.status);

@@ -62,6 +62,14 @@ impl Process {
         status.code().unwrap_or(-1)
     }
 
+    /// Bytes of memory that it holds.
+    pub fn memory(&self) -> u64 {
+        let status = read(&PathBuf::from(format!("/proc/{}/status", self.id())));
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        kilobytes.expect("a running process has a resident size") << 10
+    }
+
     /// Whether a signal has stopped it.
     pub fn is_stopped(&self) -> bool {
         let stat = read(&PathBuf::from(format!("/proc/{}/stat", self.id())));

@@ -12,10 +12,13 @@ use keyloom_actors::{
     feature_cache::FeatureCache,
     partition::PartitionPlan,
     ports::Homes,
+    record::Follows,
     root::{RootArguments, RootHandle},
+    row::Row,
     status::Status,
     table_cut::CutPolicy,
     timestamp::{Clock, SystemClock},
+    watchdog::{Stuck, Watchdog, record_stuck},
     workers::Workers,
 };
 use tokio::{
@@ -26,7 +29,7 @@ use tokio::{
 use super::{
     expect::Expect,
     gate::Life,
-    handler::{Counting, Factory},
+    handler::{Counting, Factory, TallyRow},
     lock, meter,
     table::{self, Lines},
     wait,
@@ -44,7 +47,12 @@ pub struct Setup {
     pub checkpoint_every: Duration,
     pub in_flight_max: u64,
     pub tables: Vec<TableSpec>,
+    /// When rows that the handler emits become files; none: it emits no rows.
+    pub emitted: Option<CutPolicy>,
+    pub outbox_max: u64,
     pub handler: Arc<Counting>,
+    /// With it a watchdog looks after the handlers, and ends the process as the real one does.
+    pub stuck_after: Option<Duration>,
 }
 
 impl Default for Setup {
@@ -58,20 +66,29 @@ impl Default for Setup {
             checkpoint_every: Duration::from_millis(20),
             in_flight_max: 64 << 20,
             tables: vec![table::table("raw", Lines::default(), cut_at(1_000))],
+            emitted: None,
+            outbox_max: u64::MAX,
             handler: Arc::default(),
+            stuck_after: None,
         }
     }
 }
 
 impl Setup {
     /// The plan of one incarnation.
-    pub fn plan(&self, world: &Arc<World>, life: &Arc<Life>, clock: Arc<dyn Clock>, workers: Workers) -> PartitionPlan {
+    pub fn plan(
+        &self,
+        world: &Arc<World>,
+        life: &Arc<Life>,
+        clock: Arc<dyn Clock>,
+        workers: Arc<Workers>,
+    ) -> PartitionPlan {
         let ports = Arc::new(Ports { world: Arc::clone(world), life: Arc::clone(life) });
         PartitionPlan {
             partition: world.partition,
             owner: "a scenario".to_owned(),
             homes: Homes { log: Arc::clone(&ports) as _, store: Arc::clone(&ports) as _, lake: ports },
-            factory: Arc::new(Factory(Arc::clone(&self.handler))),
+            factory: Arc::new(Factory::new(Arc::clone(&self.handler), Arc::clone(life))),
             keys: KeyPaths::new(["domain_userid"]),
             shards: self.shards,
             resident_max: self.resident_max,
@@ -80,17 +97,32 @@ impl Setup {
             limits: self.limits,
             checkpoint_every: self.checkpoint_every,
             in_flight_max: self.in_flight_max,
-            tables: self.tables.clone(),
+            tables: self.specs(),
+            outbox_max: self.outbox_max,
             cache: Arc::new(FeatureCache::new(100_000)),
             status: Arc::default(),
             clock,
-            workers: Arc::new(workers),
+            workers,
         }
+    }
+
+    /// One whose handler emits rows, which become files as `cut` says.
+    pub fn emitting(cut: CutPolicy) -> Self {
+        let handler = Arc::new(Counting::emitting());
+        Self { emitted: Some(cut), handler, ..Self::default() }
+    }
+
+    fn specs(&self) -> Vec<TableSpec> {
+        let emitted = |cut: &CutPolicy| TableSpec {
+            follows: Follows::Outbox,
+            ..table::table(TallyRow::TABLE, Lines::default(), *cut)
+        };
+        self.tables.iter().cloned().chain(self.emitted.iter().map(emitted)).collect()
     }
 
     /// Names of its tables.
     pub fn tables(&self) -> Vec<String> {
-        self.tables.iter().map(|t| t.name.clone()).collect()
+        self.specs().into_iter().map(|t| t.name).collect()
     }
 }
 
@@ -109,6 +141,7 @@ pub struct Engine {
     setup: Setup,
     root: RootHandle,
     runtime: Option<Runtime>,
+    _watchdog: Option<Watchdog>,
 }
 
 impl Engine {
@@ -122,14 +155,27 @@ impl Engine {
         let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("a runtime");
         let life = Arc::new(life);
-        let plan = setup.plan(world, &life, Arc::new(SystemClock), Workers::start(2).expect("workers"));
+        let workers = Arc::new(Workers::start(2).expect("workers"));
+        let watchdog = setup.stuck_after.map(|after| {
+            let ports = Ports { world: Arc::clone(world), life: Arc::clone(&life) };
+            let (runtime, life) = (runtime.handle().clone(), Arc::clone(&life));
+            let end = move |stuck: Vec<Stuck>| {
+                for Stuck { partition, seq } in stuck {
+                    let seq = seq.expect("it was given an event");
+                    runtime.block_on(record_stuck(&ports, "the watchdog", partition, seq)).expect("the store is there");
+                }
+                life.end();
+            };
+            Watchdog::start(workers.slots(), after, end).expect("a thread")
+        });
+        let plan = setup.plan(world, &life, Arc::new(SystemClock), workers);
         let (cache, status) = (Arc::clone(&plan.cache), Arc::clone(&plan.status));
         let (lost_sender, lost) = mpsc::unbounded_channel();
         let root = RootHandle::start(RootArguments { partitions: vec![plan], lost: lost_sender });
         let root = runtime.block_on(root).expect("a root");
         let (world, setup, runtime) = (Arc::clone(world), setup.clone(), Some(runtime));
         let lost = Mutex::new((lost, false));
-        Self { status, cache, life, lost, world, setup, root, runtime }
+        Self { status, cache, life, lost, world, setup, root, runtime, _watchdog: watchdog }
     }
 
     /// Whether it said that it has lost the partition.

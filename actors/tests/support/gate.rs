@@ -71,6 +71,7 @@ pub enum Step<'a> {
     Get(&'a [RecordKey]),
     Next,
     ReadAgain,
+    Remove,
     Commit(&'a [StoreEntry]),
     Committed(&'a [StoreEntry]),
     Put(#[expect(dead_code, reason = "shown when a scenario fails")] &'a str),

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -12,10 +12,11 @@ use std::{
 use keyloom_actors::{
     event::EventRef,
     handler::{Context, Fault, Features, Logic, LogicFactory, StateError},
+    row::{EmittedTable, Row},
 };
 use serde::{Deserialize, Serialize};
 
-use super::lock;
+use super::{gate::Life, lock};
 
 pub const NAME: &str = "counting";
 
@@ -33,6 +34,22 @@ impl Tally {
     }
 }
 
+/// The row that events of every third sequence emit, and those of every fifteenth twice: the tally with the event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TallyRow {
+    pub count: u64,
+    pub digest: u64,
+}
+
+impl Row for TallyRow {
+    const TABLE: &'static str = "emitted";
+}
+
+/// How many rows the event at `seq` emits.
+pub fn rows_of(seq: u64) -> u16 {
+    u16::from(seq.is_multiple_of(3)) + u16::from(seq.is_multiple_of(15))
+}
+
 /// Makes counting handlers. How often each event was tried outlives sessions, unlike a tally.
 #[derive(Default)]
 pub struct Counting {
@@ -40,7 +57,11 @@ pub struct Counting {
     pub pad: usize,
     /// While set, the event `hold` does not come back, and its worker with it.
     pub held: AtomicBool,
+    /// Whether rows are emitted.
+    pub emits: bool,
     tries: Mutex<HashMap<u64, u32>>,
+    /// Processes that an event has killed.
+    kills: AtomicU64,
 }
 
 impl Counting {
@@ -48,9 +69,18 @@ impl Counting {
         Self { pad, ..Self::default() }
     }
 
+    pub fn emitting() -> Self {
+        Self { emits: true, ..Self::default() }
+    }
+
     /// How often the event at `seq` was tried.
     pub fn tries(&self, seq: u64) -> u32 {
         lock(&self.tries).get(&seq).copied().unwrap_or(0)
+    }
+
+    /// Processes that an event has killed.
+    pub fn kills(&self) -> u64 {
+        self.kills.load(Ordering::Relaxed)
     }
 
     fn try_again(&self, seq: u64) -> u32 {
@@ -62,10 +92,22 @@ impl Counting {
 }
 
 /// So that a factory can be shared with the sessions it makes.
-pub struct Factory(pub Arc<Counting>);
+pub struct Factory {
+    counting: Arc<Counting>,
+    life: Arc<Life>,
+    tables: Vec<EmittedTable>,
+}
+
+impl Factory {
+    pub fn new(counting: Arc<Counting>, life: Arc<Life>) -> Self {
+        let tables = if counting.emits { vec![EmittedTable::of::<TallyRow>()] } else { Vec::new() };
+        Self { counting, life, tables }
+    }
+}
 
 struct Session {
     counting: Arc<Counting>,
+    life: Arc<Life>,
     tally: Tally,
 }
 
@@ -89,28 +131,51 @@ impl LogicFactory for Factory {
         1
     }
 
+    fn tables(&self) -> &[EmittedTable] {
+        &self.tables
+    }
+
     fn create(&self) -> Box<dyn Logic> {
-        Box::new(Session { counting: Arc::clone(&self.0), tally: Tally::default() })
+        Box::new(Session {
+            counting: Arc::clone(&self.counting),
+            life: Arc::clone(&self.life),
+            tally: Tally::default(),
+        })
     }
 
     fn decode(&self, _: u32, bytes: &[u8]) -> Result<Box<dyn Logic>, StateError> {
         let stored: Stored = rmp_serde::from_slice(bytes).map_err(|e| StateError(e.to_string()))?;
-        Ok(Box::new(Session { counting: Arc::clone(&self.0), tally: stored.tally }))
+        Ok(Box::new(Session {
+            counting: Arc::clone(&self.counting),
+            life: Arc::clone(&self.life),
+            tally: stored.tally,
+        }))
     }
 }
 
 impl Logic for Session {
-    fn on_event(&mut self, event: EventRef<'_>, context: &Context<'_>) -> Result<(), Fault> {
+    fn on_event(&mut self, event: EventRef<'_>, context: &mut Context<'_>) -> Result<(), Fault> {
         let what = event.value_named("do").and_then(|v| v.as_str()).unwrap_or_default();
         let (what, number) = what.split_once(' ').unwrap_or((&what, ""));
         let number: u32 = number.parse().unwrap_or(u32::MAX);
         self.tally.add(context.seq); // first of all, so that a failure has something to undo
+        if self.counting.emits {
+            for _ in 0..rows_of(context.seq) {
+                context.emit(&TallyRow { count: self.tally.count, digest: self.tally.digest })?;
+            }
+        }
         if what.is_empty() {
             return Ok(());
         }
+        assert!(!self.life.is_over(), "nothing happens in a dead process");
         let tries = self.counting.try_again(context.seq);
         let fails = tries <= number;
         match what {
+            "kill" if fails => {
+                self.life.end();
+                self.counting.kills.fetch_add(1, Ordering::Relaxed);
+                panic!("the process ends here");
+            }
             "panic" if fails => panic!("told to panic by event {}", context.seq),
             "crash" if fails => Err(Fault::Crash("told to crash".to_owned())),
             "retry" if fails => Err(Fault::Retry(Duration::from_millis(1))),

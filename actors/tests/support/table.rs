@@ -1,4 +1,5 @@
-//! A table format of text lines: one `sequence key` per row, one file per hour of event time.
+//! A table format of text lines, one per row: `sequence key` of an event, `sequence index count digest` of an emitted row;
+//! one file per hour of event time.
 
 use std::{
     collections::BTreeMap,
@@ -11,11 +12,13 @@ use std::{
 
 use keyloom_actors::{
     batcher::TableSpec,
-    event::EventBatch,
-    ports::{TableBuffer, TableError, TableFile, TableFormat},
+    ports::{TableBuffer, TableError, TableFile, TableFormat, TableInput},
+    record::Follows,
     table_cut::CutPolicy,
-    timestamp::SECOND,
+    timestamp::{SECOND, Timestamp},
 };
+
+use super::handler::TallyRow;
 
 /// Pushes that the format still has to refuse.
 #[derive(Clone, Default)]
@@ -34,16 +37,36 @@ pub fn table(name: &str, format: Lines, cut: CutPolicy) -> TableSpec {
     let folder = name.to_owned();
     TableSpec {
         name: name.to_owned(),
+        follows: Follows::Log,
         format: Arc::new(format),
         object_name: Arc::new(move |hive, first, last| format!("{folder}/{hive}/{first:08}-{last:08}.lines")),
         cut,
     }
 }
 
+/// The rows of one file of emitted rows: sequence, index, count, digest.
+pub fn emitted_rows(file: &[u8]) -> Vec<(u64, u16, TallyRow)> {
+    let text = std::str::from_utf8(file).expect("a file of text lines");
+    let row = |line: &str| {
+        let mut numbers = line.split(' ').map(|n| n.parse::<u64>().expect("a number"));
+        let mut next = || numbers.next().expect("four numbers");
+        (next(), next() as u16, TallyRow { count: next(), digest: next() })
+    };
+    text.lines().map(row).collect()
+}
+
 /// Sequences of the rows of one file.
 pub fn rows(file: &[u8]) -> Vec<u64> {
     let text = std::str::from_utf8(file).expect("a file of text lines");
     text.lines().map(|line| line.split(' ').next().and_then(|n| n.parse().ok()).expect("a row")).collect()
+}
+
+impl Buffer {
+    fn line(&mut self, time: Timestamp, line: String) {
+        let (text, rows) = self.files.entry(time.0 / (3_600 * SECOND)).or_default();
+        text.push_str(&line);
+        *rows += 1;
+    }
 }
 
 impl TableFormat for Lines {
@@ -57,18 +80,27 @@ impl TableFormat for Lines {
 }
 
 impl TableBuffer for Buffer {
-    fn push(&mut self, batch: &EventBatch, seqs: RangeInclusive<u64>) -> Result<(), TableError> {
+    fn push(&mut self, input: &TableInput, positions: RangeInclusive<u64>) -> Result<(), TableError> {
         let spend = |n: u64| n.checked_sub(1);
         if self.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, spend).is_ok() {
             return Err(TableError("told to fail".to_owned()));
         }
-        for event in batch.iter().map(|e| e.event()).filter(|e| seqs.contains(&e.seq)) {
-            if event.refused.as_deref().is_some_and(|r| r.reason.enters_no_table()) {
-                continue;
+        match input {
+            TableInput::Events(batch) => {
+                for event in batch.iter().map(|e| e.event()).filter(|e| positions.contains(&e.seq)) {
+                    if event.refused.as_deref().is_none_or(|r| !r.reason.enters_no_table()) {
+                        self.line(event.time, format!("{} {}\n", event.seq, event.key));
+                    }
+                }
             }
-            let (text, rows) = self.files.entry(event.time.0 / (3_600 * SECOND)).or_default();
-            text.push_str(&format!("{} {}\n", event.seq, event.key));
-            *rows += 1;
+            TableInput::Block(block) => {
+                assert!(positions.contains(&block.number));
+                for row in block.rows() {
+                    let row = row.expect("a row");
+                    let TallyRow { count, digest } = rmp_serde::from_slice(row.fields).expect("a tally");
+                    self.line(row.event_time, format!("{} {} {count} {digest}\n", row.seq, row.index));
+                }
+            }
         }
         Ok(())
     }

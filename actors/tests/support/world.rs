@@ -12,12 +12,14 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use keyloom_actors::{
+    careful::{Care, LONE_DEATHS_MAX},
     key::Key,
     ports::{
         Claim, Lake, LakeError, Log, LogError, LogInfo, LogReader, LogRecord, NewRecord, RecordKey, Store, StoreEntry,
         StoreError, Stored,
     },
     record::{Checkpoint, Output},
+    row::Row,
     timestamp::Timestamp,
 };
 use tokio::sync::watch;
@@ -25,7 +27,7 @@ use tokio::sync::watch;
 use super::{
     events::BEGIN,
     gate::{Gate, Life, Step},
-    handler::Tally,
+    handler::{Tally, TallyRow},
     lock,
     weather::{Fate, Weather},
 };
@@ -52,6 +54,9 @@ pub struct World {
     tail: watch::Sender<u64>,
     released: AtomicU64,
     lagging: AtomicU64,
+    careful_starts: AtomicU64,
+    /// How often a process ended from outside while this event was tried alone.
+    unlucky: Mutex<HashMap<u64, u32>>,
     store: Mutex<Records>,
     lake: Mutex<BTreeMap<String, Bytes>>,
     put_names: Mutex<Vec<String>>,
@@ -106,6 +111,8 @@ impl World {
             tail: watch::Sender::new(0),
             released: AtomicU64::new(0),
             lagging: AtomicU64::new(0),
+            careful_starts: AtomicU64::new(0),
+            unlucky: Mutex::default(),
             store: Mutex::default(),
             lake: Mutex::default(),
             put_names: Mutex::default(),
@@ -154,6 +161,21 @@ impl World {
         self.lagging.load(Ordering::Relaxed)
     }
 
+    /// Starts so far that were in careful mode.
+    pub fn careful_starts(&self) -> u64 {
+        self.careful_starts.load(Ordering::Relaxed)
+    }
+
+    /// Whether processes ended from outside so often while this event was tried alone that nobody can tell it from a killer.
+    pub fn is_unlucky(&self, seq: u64) -> bool {
+        lock(&self.unlucky).get(&seq).is_some_and(|deaths| *deaths >= LONE_DEATHS_MAX)
+    }
+
+    /// Whether there is any such event.
+    pub fn has_unlucky(&self) -> bool {
+        lock(&self.unlucky).values().any(|deaths| *deaths >= LONE_DEATHS_MAX)
+    }
+
     pub fn value(&self, key: &RecordKey) -> Option<Bytes> {
         lock(&self.store).values.get(key).cloned()
     }
@@ -168,9 +190,20 @@ impl World {
         value.map(|v| Checkpoint::decode(&v).expect("a checkpoint")).unwrap_or_default()
     }
 
+    /// What is known of starts without progress.
+    pub fn care(&self) -> Care {
+        let value = self.value(&RecordKey::Care(self.partition));
+        value.map(|v| Care::decode(&v).expect("a record of starts")).unwrap_or_default()
+    }
+
     pub fn output(&self, table: &str) -> Output {
         let value = self.value(&RecordKey::Output(self.partition, table.to_owned()));
         value.map(|v| Output::decode(&v).expect("a cursor")).unwrap_or_default()
+    }
+
+    /// The last block of emitted rows that counts.
+    pub fn outbox_last(&self) -> u64 {
+        self.checkpoint().outbox.get(TallyRow::TABLE).map_or(0, |end| end.last)
     }
 
     pub fn feature(&self, key: &str) -> Option<Answer> {
@@ -268,8 +301,28 @@ impl World {
                         self.violated(format!("cursor {before:?}, then {after:?}"));
                     }
                 }
+                RecordKey::Care(_) => {
+                    let before = before.map(|b| Care::decode(b).expect("a record of starts")).unwrap_or_default();
+                    let after = Care::decode(after).expect("a record of starts");
+                    let is_start = after.epoch != before.epoch && after.is_careful(after.progress);
+                    self.careful_starts.fetch_add(u64::from(is_start), Ordering::Relaxed);
+                    if after.epoch != before.epoch {
+                        self.note_unlucky(&before);
+                    }
+                }
                 _ => {}
             }
+        }
+    }
+}
+
+impl World {
+    /// A process starts where another one ended: over what was `left` open?
+    fn note_unlucky(&self, left: &Care) {
+        let log = lock(&self.log);
+        for seq in left.trying.iter().filter(|seq| left.suspects.contains_key(*seq)) {
+            let kills = log[*seq as usize - 1].payload.ends_with(br#""do":"kill"}"#);
+            *lock(&self.unlucky).entry(*seq).or_default() += u32::from(!kills);
         }
     }
 }
@@ -438,12 +491,23 @@ impl Store for Ports {
         Ok(letters.into_iter().take(limit).collect())
     }
 
-    async fn remove_dead_letters(&self, partition: u32, seqs: &[u64]) -> Result<(), StoreError> {
-        let mut store = lock(&self.world.store);
-        for seq in seqs {
-            store.values.remove(&RecordKey::DeadLetter(partition, *seq));
+    async fn remove(&self, keys: &[RecordKey]) -> Result<(), StoreError> {
+        let fate = self.world.weather.call().await;
+        self.life.step(Step::Remove).await;
+        if fate != Fate::Lost {
+            let mut store = lock(&self.world.store);
+            for key in keys {
+                if let RecordKey::Outbox(partition, table, number) = key {
+                    let output = store.values.get(&RecordKey::Output(*partition, table.clone()));
+                    let output = output.map(|o| Output::decode(o).expect("a cursor")).unwrap_or_default();
+                    if *number > output.cursor {
+                        self.world.violated(format!("{key:?} is removed before it is in the lake"));
+                    }
+                }
+                store.values.remove(key);
+            }
         }
-        Ok(())
+        if fate == Fate::Fine { Ok(()) } else { Err(StoreError::Unavailable("the network".to_owned())) }
     }
 }
 

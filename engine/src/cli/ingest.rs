@@ -9,14 +9,14 @@ use std::{
 use anyhow::{Context, anyhow};
 use keyloom_actors::{ports::Log, timestamp::SystemClock};
 
-use super::{run, topology_file};
+use super::{restart::StartAgain, run, topology_file};
 use crate::{
     Engine,
     embedded::{EmbeddedError, EmbeddedHome, EmbeddedLog},
     homes::{self, OWNER_FILE},
     ingest::{self, HttpSink, IngestSink, LogSink, Source},
     nats,
-    running::Running,
+    running::{Broken, Running},
     topology::Topology,
 };
 
@@ -113,7 +113,7 @@ async fn process(arguments: &IngestArguments, topology: &Topology, engine: &Engi
     let mut sink = LogSink::new(Arc::clone(&log)).with_engine(Arc::new(routed));
     let report = tokio::select! {
         report = read_into(arguments, topology, &mut sink, log.event_bytes_max()) => report?,
-        reason = running.lost() => return Err(anyhow!("{reason}")),
+        broken = running.broken() => return Err(ended_by(broken)),
     };
     println!("{report}");
     finish(&mut running, log.as_ref()).await?;
@@ -135,7 +135,7 @@ async fn finish(running: &mut Running, log: &dyn Log) -> anyhow::Result<()> {
         while status.routed.load(Ordering::Relaxed) < last {
             tokio::select! {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
-                reason = running.lost() => return Err(anyhow!("{reason}")),
+                broken = running.broken() => return Err(ended_by(broken)),
             }
         }
     }
@@ -143,4 +143,14 @@ async fn finish(running: &mut Running, log: &dyn Log) -> anyhow::Result<()> {
         return Ok(());
     }
     Err(anyhow!("the engine ended before everything was written; run it again to go on"))
+}
+
+/// No new process by itself: it would read its file from the beginning, and what the log does not absorb would be there twice.
+fn ended_by(broken: Broken) -> anyhow::Error {
+    match broken {
+        Broken::Lost(reason) => anyhow!("{reason}"),
+        Broken::Stuck => {
+            StartAgain("a handler did not come back from an event; run it again to go on without it".to_owned()).into()
+        }
+    }
 }

@@ -1,11 +1,12 @@
 //! The command line.
 //!
-//! Exit codes: 0 done, 1 failed while running, 2 used wrongly, 78 bad configuration.
+//! Exit codes: 0 done, 1 failed while running, 2 used wrongly, 75 to be started again, 78 bad configuration.
 
 mod dead_letters;
 mod dead_letters_text;
 mod generate;
 mod ingest;
+mod restart;
 mod run;
 mod topology_file;
 
@@ -17,6 +18,8 @@ use crate::{Engine, telemetry::LogFormat};
 
 /// Exit code of a wrong use, as the parser of the command line has it too.
 const WRONG_USE: u8 = 2;
+/// Exit code when only a new process helps (`EX_TEMPFAIL` of sysexits.h).
+const START_AGAIN: u8 = 75;
 /// Exit code of a bad configuration (`EX_CONFIG` of sysexits.h).
 const BAD_CONFIGURATION: u8 = 78;
 
@@ -97,7 +100,13 @@ pub fn main(engine: &Engine) -> ExitCode {
             }
             None => {
                 eprintln!("keyloom: {error:#}");
-                if error.is::<WrongUse>() { ExitCode::from(WRONG_USE) } else { ExitCode::FAILURE }
+                if error.is::<WrongUse>() {
+                    ExitCode::from(WRONG_USE)
+                } else if error.is::<restart::StartAgain>() {
+                    ExitCode::from(START_AGAIN)
+                } else {
+                    ExitCode::FAILURE
+                }
             }
         },
     }

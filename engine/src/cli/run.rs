@@ -10,13 +10,15 @@ use anyhow::{Context, anyhow};
 use keyloom_actors::{fault_point, ports::Homes, timestamp::SystemClock};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::restart;
 use crate::{
     Engine,
     dead_letters::Desk,
     faces::{self, Server, View},
     front_door::{self, Acceptor, FrontDoor, Limits},
     homes::{self, OWNER_FILE},
-    running::{Running, key_paths},
+    lake,
+    running::{Broken, Running, key_paths},
     telemetry,
     topology::{self, Topology},
 };
@@ -36,6 +38,7 @@ pub async fn run(topology: Topology, engine: &Engine) -> anyhow::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let metrics = telemetry::start_metrics()?;
     describe_metrics();
+    restart::count_earlier();
     let mut running = start(&topology, engine).await?;
     let view = Arc::new(View {
         name: topology.engine.name.clone(),
@@ -63,7 +66,10 @@ pub async fn run(topology: Topology, engine: &Engine) -> anyhow::Result<()> {
     let ended = tokio::select! {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
-        reason = running.lost() => Err(anyhow!("{reason}")),
+        broken = running.broken() => match broken {
+            Broken::Lost(reason) => Err(anyhow!("{reason}")),
+            Broken::Stuck => return Err(restart::this_process().into()),
+        },
     };
     view.draining.store(true, Ordering::Relaxed);
     server.stop();
@@ -112,6 +118,7 @@ pub fn describe_metrics() {
     keyloom_actors::observe::describe();
     faces::observe::describe();
     front_door::observe::describe();
+    lake::observe::describe();
 }
 
 /// The rules by which events enter the log of a topology.
@@ -146,7 +153,10 @@ async fn wait_until_running(running: &mut Running) -> anyhow::Result<()> {
     };
     tokio::select! {
         () = all_run => Ok(()),
-        reason = running.lost() => Err(anyhow!("{reason}")),
+        broken = running.broken() => match broken {
+            Broken::Lost(reason) => Err(anyhow!("{reason}")),
+            Broken::Stuck => Err(restart::this_process().into()),
+        },
         () = tokio::time::sleep(START_LIMIT) => {
             tracing::warn!("not all partitions run yet; /readyz says why");
             Ok(())

@@ -220,7 +220,8 @@ impl Desk {
                 let repeats = stored.iter().filter(|stored| matches!(stored, Stored::Duplicate(_))).count();
                 report.already_stored += repeats as u64;
             }
-            self.store.remove_dead_letters(partition, &seqs).await?;
+            let names: Vec<_> = seqs.iter().map(|seq| RecordKey::DeadLetter(partition, *seq)).collect();
+            self.store.remove(&names).await?;
         }
         report.done += seqs.len() as u64;
         Ok(())

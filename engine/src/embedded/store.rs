@@ -152,13 +152,12 @@ impl Store for EmbeddedStore {
         .await
     }
 
-    async fn remove_dead_letters(&self, partition: u32, seqs: &[u64]) -> Result<(), StoreError> {
-        let (store, seqs) = (self.clone(), seqs.to_vec());
+    async fn remove(&self, keys: &[RecordKey]) -> Result<(), StoreError> {
+        let (store, keys) = (self.clone(), keys.to_vec());
         blocking(move || {
             let mut batch = store.home.database.batch().durability(Some(PersistMode::SyncAll));
-            for seq in seqs {
-                let record = RecordKey::DeadLetter(partition, seq);
-                batch.remove(store.place(&record), record.to_bytes());
+            for key in keys {
+                batch.remove(store.place(&key), key.to_bytes());
             }
             batch.commit().map_err(unavailable)
         })

@@ -33,8 +33,20 @@ pub fn describe() {
         "Events that wait to be read again: their key restarts, or is too hot for memory."
     );
     describe_gauge!("keyloom_evicted_state_bytes", Unit::Bytes, "Evicted state waiting for a checkpoint.");
+    describe_gauge!("keyloom_emitted_row_bytes", Unit::Bytes, "Emitted rows waiting for a checkpoint.");
+    describe_gauge!("keyloom_outbox_bytes", Unit::Bytes, "Emitted rows in checkpoints that wait for the lake.");
     describe_gauge!("keyloom_checkpoint_age_seconds", Unit::Seconds, "Time since the last checkpoint committed.");
     describe_gauge!("keyloom_partition_running", Unit::Count, "1 while the partition runs.");
+    describe_gauge!(
+        "keyloom_careful",
+        Unit::Count,
+        "1 while events are tried carefully: one of them may kill the process."
+    );
+    describe_gauge!(
+        "keyloom_starts_without_progress",
+        Unit::Count,
+        "Starts of a process that found the same oldest unprocessed event, this one included; 0 after progress."
+    );
     describe_gauge!("keyloom_log_fsync_always", Unit::Count, "1 when every acknowledged event is on disk, 0 when not.");
     describe_gauge!("keyloom_build_info", Unit::Count, "Always 1; the version is a label.");
     describe_counter!("keyloom_feature_requests_total", Unit::Count, "Reads of features, by HTTP code.");
@@ -102,9 +114,15 @@ fn export_partition(partition: &str, status: &Status, counters: &keyloom_actors:
     gauge!("keyloom_parked_events", "partition" => label()).set(parked as f64);
     let pool = status.pool_bytes.load(Ordering::Relaxed).max(0);
     gauge!("keyloom_evicted_state_bytes", "partition" => label()).set(pool as f64);
+    let rows = status.rows_bytes.load(Ordering::Relaxed).max(0);
+    gauge!("keyloom_emitted_row_bytes", "partition" => label()).set(rows as f64);
+    gauge!("keyloom_outbox_bytes", "partition" => label()).set(status.outbox_bytes() as f64);
     let at = Timestamp(status.checkpoint_at.load(Ordering::Relaxed));
     let age = if at.0 > 0 { now.seconds_since(at) } else { 0.0 };
     gauge!("keyloom_checkpoint_age_seconds", "partition" => label()).set(age);
     let running = if status.running.load(Ordering::Relaxed) { 1.0 } else { 0.0 };
     gauge!("keyloom_partition_running", "partition" => label()).set(running);
+    let careful = if status.careful.load(Ordering::Relaxed) { 1.0 } else { 0.0 };
+    gauge!("keyloom_careful", "partition" => label()).set(careful);
+    gauge!("keyloom_starts_without_progress", "partition" => label()).set(status.starts.load(Ordering::Relaxed) as f64);
 }

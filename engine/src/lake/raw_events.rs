@@ -10,28 +10,19 @@ use arrow_array::{
     builder::{Int64Builder, StringBuilder, TimestampMicrosecondBuilder},
 };
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
-use hashbrown::HashMap;
 use keyloom_actors::{
-    event::{self, EventBatch, EventRef},
+    event::{self, EventRef},
     fields::{FieldId, Kind},
-    ports::{TableBuffer, TableError, TableFile, TableFormat},
+    ports::{TableBuffer, TableError, TableFile, TableFormat, TableInput},
 };
 
 use super::{
-    names,
-    parquet::{FOOTER_BYTES, ParquetFile, ParquetFormat},
+    by_hour::{Columns, HourlyFiles},
+    parquet::ParquetFormat,
 };
 
 /// The table's name.
 const TABLE: &str = "raw_events";
-
-/// Rows that are gathered column by column before they are encoded: about 1 MB, so that they are still in the
-/// processor's cache then. Fewer cost more calls per row. Counted per file, never per batch: the cuts between pages
-/// depend on it, and they must not depend on how the events arrived.
-const CHUNK_ROWS: usize = 2_048;
-/// Bytes of events after which a chunk is encoded early: large events must not pile up by the thousand, and a column
-/// of one chunk must stay far below the 2 GiB that its offsets can express.
-const CHUNK_BYTES: u64 = 4 * 1_024 * 1_024;
 
 /// The text fields that have a column of their own, in the order of the columns.
 const TEXTS: [(FieldId, &str); 7] = [
@@ -57,25 +48,14 @@ pub struct RawEvents {
 /// One cut of the table.
 struct Cut {
     partition: u32,
-    format: Arc<ParquetFormat>,
-    files: Vec<OpenFile>,
-    by_hour: HashMap<i64, usize>,
-    rows: u64,
-    bytes: u64,
-}
-
-/// The file of one Hive partition.
-struct OpenFile {
-    hour: i64,
-    columns: Columns,
-    file: ParquetFile,
-    rows: u64,
-    /// What the cut's estimate counts for what is already encoded.
-    encoded_bytes: u64,
+    schema: SchemaRef,
+    files: HourlyFiles<RawColumns>,
 }
 
 /// Rows that are not encoded yet.
-struct Columns {
+struct RawColumns {
+    partition: u32,
+    schema: SchemaRef,
     rows: usize,
     /// Bytes of the events behind the rows.
     bytes: u64,
@@ -105,11 +85,8 @@ impl TableFormat for RawEvents {
     fn open(&self) -> Box<dyn TableBuffer> {
         Box::new(Cut {
             partition: self.partition,
-            format: self.format.clone(),
-            files: Vec::new(),
-            by_hour: HashMap::new(),
-            rows: 0,
-            bytes: 0,
+            schema: self.format.schema().clone(),
+            files: HourlyFiles::new(self.format.clone()),
         })
     }
 
@@ -136,93 +113,50 @@ fn schema() -> SchemaRef {
 }
 
 impl TableBuffer for Cut {
-    fn push(&mut self, batch: &EventBatch, seqs: RangeInclusive<u64>) -> Result<(), TableError> {
+    fn push(&mut self, input: &TableInput, positions: RangeInclusive<u64>) -> Result<(), TableError> {
+        let TableInput::Events(batch) = input else {
+            return Err(TableError("emitted rows came to the table of all events".to_owned()));
+        };
         if batch.partition != self.partition {
             let (other, own) = (batch.partition, self.partition);
             return Err(TableError(format!("events of partition {other} came to the table of partition {own}")));
         }
-        // Most events fall into the hour of the one before.
-        let mut last: Option<(i64, usize)> = None;
-        let start = batch.events.partition_point(|e| e.seq < *seqs.start());
+        let start = batch.events.partition_point(|e| e.seq < *positions.start());
         for index in start..batch.events.len() {
             let event = &batch.events[index];
-            if event.seq > *seqs.end() {
+            if event.seq > *positions.end() {
                 break;
             }
             if event.refused.as_deref().is_some_and(|r| r.reason.enters_no_table()) {
                 continue;
             }
-            let hour = names::hour_of(event.time);
-            let file = match last {
-                Some((last_hour, file)) if last_hour == hour => file,
-                _ => self.file_of(hour)?,
-            };
-            last = Some((hour, file));
-            self.append(file, batch.get(index))?;
+            let (partition, schema) = (self.partition, &self.schema);
+            let open = || RawColumns::new(partition, schema.clone());
+            self.files.append(event.time, open, |columns| columns.append(batch.get(index)))?;
         }
         Ok(())
     }
 
     fn rows(&self) -> u64 {
-        self.rows
+        self.files.rows()
     }
 
     fn bytes(&self) -> u64 {
-        self.bytes
+        self.files.bytes()
     }
 
     fn files(&self) -> usize {
-        self.files.len()
+        self.files.files()
     }
 
-    fn finish(mut self: Box<Self>) -> Result<Vec<TableFile>, TableError> {
-        self.files.sort_unstable_by_key(|file| file.hour);
-        let (partition, schema) = (self.partition, self.format.schema().clone());
-        let finish = |mut open: OpenFile| {
-            open.encode(partition, &schema, 0)?;
-            Ok(TableFile { hive: names::hive_of(open.hour), bytes: open.file.finish()?, rows: open.rows })
-        };
-        self.files.into_iter().map(finish).collect()
+    fn finish(self: Box<Self>) -> Result<Vec<TableFile>, TableError> {
+        self.files.finish()
     }
 }
 
-impl Cut {
-    fn file_of(&mut self, hour: i64) -> Result<usize, TableError> {
-        if let Some(index) = self.by_hour.get(&hour) {
-            return Ok(*index);
-        }
-        let file = self.format.open()?;
-        self.files.push(OpenFile { hour, columns: Columns::new(), file, rows: 0, encoded_bytes: 0 });
-        self.by_hour.insert(hour, self.files.len() - 1);
-        self.bytes += FOOTER_BYTES;
-        Ok(self.files.len() - 1)
-    }
-
-    fn append(&mut self, file: usize, event: EventRef<'_>) -> Result<(), TableError> {
-        let open = &mut self.files[file];
-        let before = open.columns.bytes;
-        open.columns.append(event, self.partition)?;
-        open.rows += 1;
-        self.rows += 1;
-        self.bytes += open.columns.bytes - before;
-        if open.columns.rows >= CHUNK_ROWS || open.columns.bytes >= CHUNK_BYTES {
-            self.bytes -= open.columns.bytes + open.encoded_bytes;
-            open.encode(self.partition, self.format.schema(), CHUNK_ROWS)?;
-            self.bytes += open.encoded_bytes;
-        }
-        Ok(())
-    }
-}
-
-impl OpenFile {
-    /// Encodes what is gathered and makes room for `rows_next` rows.
-    fn encode(&mut self, partition: u32, schema: &SchemaRef, rows_next: usize) -> Result<(), TableError> {
-        if self.columns.rows > 0 {
-            self.file.write(&self.columns.take(partition, schema, rows_next)?)?;
-        }
-        self.encoded_bytes = self.file.bytes();
-        Ok(())
-    }
+/// The value of the column `partition_id`.
+pub(super) fn partition_id(partition: u32) -> Result<i32, TableError> {
+    i32::try_from(partition).map_err(|_| TableError(format!("partition {partition} is too large")))
 }
 
 fn text_column(id: FieldId) -> Option<usize> {
@@ -237,11 +171,13 @@ fn has_column(id: FieldId) -> bool {
     }
 }
 
-impl Columns {
-    fn new() -> Self {
+impl RawColumns {
+    fn new(partition: u32, schema: SchemaRef) -> Self {
         let text = || StringBuilder::with_capacity(0, 0);
         let time = || TimestampMicrosecondBuilder::with_capacity(0).with_timezone("UTC");
         Self {
+            partition,
+            schema,
             rows: 0,
             bytes: 0,
             event_id: text(),
@@ -258,7 +194,7 @@ impl Columns {
     }
 
     /// Adds a row. Straight from the event's text into the columns: no allocation per row.
-    fn append(&mut self, event: EventRef<'_>, partition: u32) -> Result<(), TableError> {
+    fn append(&mut self, event: EventRef<'_>) -> Result<(), TableError> {
         let row = event.event();
         let seq = i64::try_from(row.seq).map_err(|_| TableError(format!("sequence {} is beyond 2^63", row.seq)))?;
         let (mut has_id, mut created, mut texts_seen) = (false, None, 0u32);
@@ -305,7 +241,7 @@ impl Columns {
         }
         if !has_id {
             self.scratch.clear();
-            write!(self.scratch, "{partition}:{seq}").map_err(|e| TableError(e.to_string()))?;
+            write!(self.scratch, "{}:{seq}", self.partition).map_err(|e| TableError(e.to_string()))?;
             self.event_id.append_value(&self.scratch);
         }
         for (column, text) in self.texts.iter_mut().enumerate() {
@@ -323,11 +259,20 @@ impl Columns {
         self.bytes += (row.text.len() + row.key.len()) as u64;
         Ok(())
     }
+}
 
-    /// The rows so far, in the order of [`schema`]; leaves none behind, and room for `rows_next` of the same size.
-    fn take(&mut self, partition: u32, schema: &SchemaRef, rows_next: usize) -> Result<RecordBatch, TableError> {
-        let partition =
-            i32::try_from(partition).map_err(|_| TableError(format!("partition {partition} is too large")))?;
+impl Columns for RawColumns {
+    fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// In the order of [`schema`].
+    fn take(&mut self, rows_next: usize) -> Result<RecordBatch, TableError> {
+        let partition = partition_id(self.partition)?;
         let (rows, room) = (mem::take(&mut self.rows), rows_next);
         self.bytes = 0;
         let text = |builder: &mut StringBuilder| -> ArrayRef {
@@ -352,7 +297,7 @@ impl Columns {
         ];
         columns.extend(self.texts.iter_mut().map(text));
         columns.push(text(&mut self.extra));
-        RecordBatch::try_new(schema.clone(), columns).map_err(|e| TableError(e.to_string()))
+        RecordBatch::try_new(self.schema.clone(), columns).map_err(|e| TableError(e.to_string()))
     }
 }
 

@@ -6,11 +6,18 @@ use arrow_array::{
     types::{Int32Type, Int64Type, TimestampMicrosecondType},
 };
 use bytes::Bytes;
-use keyloom_actors::{event::KeyPaths, ports::LogRecord, timestamp::Timestamp};
+use keyloom_actors::{
+    event::{EventBatch, KeyPaths},
+    ports::LogRecord,
+    timestamp::Timestamp,
+};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use proptest::prelude::*;
 
-use super::*;
+use super::{
+    super::{by_hour::CHUNK_BYTES, names},
+    *,
+};
 
 const NOON: i64 = 1_795_176_000_000_000;
 const HOUR: i64 = 3_600_000_000;
@@ -25,8 +32,13 @@ fn record(seq: u64, payload: impl Into<Vec<u8>>) -> LogRecord {
     }
 }
 
-fn decoded(records: Vec<LogRecord>) -> EventBatch {
-    EventBatch::decode(3, records, &KeyPaths::new(["domain_userid"]), None)
+fn decoded(records: Vec<LogRecord>) -> TableInput {
+    TableInput::Events(Arc::new(EventBatch::decode(3, records, &KeyPaths::new(["domain_userid"]), None)))
+}
+
+fn events_of(input: &TableInput) -> &[event::Event] {
+    let TableInput::Events(batch) = input else { panic!("events") };
+    &batch.events
 }
 
 /// Events of three hours in no order, of all kinds that differ in encoding.
@@ -49,7 +61,7 @@ fn events(count: u64) -> Vec<LogRecord> {
     (1..=count).map(event).collect()
 }
 
-fn written(batches: &[EventBatch], seqs: RangeInclusive<u64>) -> Vec<TableFile> {
+fn written(batches: &[TableInput], seqs: RangeInclusive<u64>) -> Vec<TableFile> {
     let mut cut = RawEvents::new(3, 1).open();
     for batch in batches {
         cut.push(batch, seqs.clone()).unwrap();
@@ -217,7 +229,7 @@ fn files_come_per_hour_and_in_order() {
 fn events_of_another_partition_are_a_defect() {
     let batch =
         EventBatch::decode(4, vec![record(1, r#"{"domain_userid":"d"}"#)], &KeyPaths::new(["domain_userid"]), None);
-    assert!(RawEvents::new(3, 1).open().push(&batch, 0..=9).is_err());
+    assert!(RawEvents::new(3, 1).open().push(&TableInput::Events(Arc::new(batch)), 0..=9).is_err());
 }
 
 #[test]
@@ -294,7 +306,7 @@ fn rows_per_second() {
     };
     let batches: Vec<_> =
         (0..ROWS / 5_000).map(|b| decoded((b * 5_000 + 1..=(b + 1) * 5_000).map(event).collect())).collect();
-    let sent: u64 = batches.iter().flat_map(|b| &b.events).map(|e| e.text.len() as u64).sum();
+    let sent: u64 = batches.iter().flat_map(events_of).map(|e| e.text.len() as u64).sum();
     let start = std::time::Instant::now();
     let files = written(&batches, 1..=ROWS);
     let seconds = start.elapsed().as_secs_f64();

@@ -1,4 +1,4 @@
-//! Dead letters in the stream behind the bucket: listed in order of their sequence, and removed.
+//! Dead letters in the stream behind the bucket, listed in order of their sequence.
 //!
 //! The server knows the names of records but not the order we want, so a listing asks for all names and keeps the next
 //! ones for a moment: going through many letters page by page would else ask for all of them for each page. Letters
@@ -23,8 +23,6 @@ const LISTED_MAX: usize = 100_000;
 /// How long they are good for. What is written meanwhile is of later events, with few exceptions; those are seen by the
 /// next listing.
 const LISTED_FOR: Duration = Duration::from_secs(10);
-/// Removals of this process under way at once, per call.
-const REMOVALS_IN_FLIGHT: usize = 32;
 
 /// The next letters of a listing that somebody is in the middle of.
 pub(super) struct Listed {
@@ -113,20 +111,6 @@ impl NatsStore {
         let seqs = listed.take(count);
         *slot() = Some(listed);
         Ok(seqs)
-    }
-
-    /// See the port. Each letter's subject is purged: unlike a delete, that leaves no marker behind.
-    pub(super) async fn remove_letters(&self, partition: u32, seqs: &[u64]) -> Result<(), StoreError> {
-        let removals = seqs.iter().copied().map(|seq| {
-            let (store, subject) = (self.clone(), self.subject(&RecordKey::DeadLetter(partition, seq)));
-            async move {
-                let purged = store.inner.handle.purge().filter(subject).await;
-                let advice = "the stream must allow purges, and our account must be allowed to make them";
-                purged
-                    .map_err(|error| store.unavailable(&format!("removing a dead letter: {}; {advice}", chain(&error))))
-            }
-        });
-        stream::iter(removals).buffer_unordered(REMOVALS_IN_FLIGHT).try_for_each(|_| async { Ok(()) }).await
     }
 }
 

@@ -39,6 +39,8 @@ const PAUSE_FIRST: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Batches of this process under way at once. The server takes 50 per stream, of all engines together.
 const BATCHES_IN_FLIGHT: usize = 12;
+/// Removals of this process under way at once, per call.
+const REMOVALS_IN_FLIGHT: usize = 32;
 /// Reads of this process under way at once, per call.
 pub(super) const GETS_IN_FLIGHT: usize = 128;
 /// More keys than this are read directly where the only replica is the leader: faster, and not through the queue of
@@ -212,6 +214,15 @@ impl NatsStore {
     }
 }
 
+impl NatsStore {
+    /// Removes a record: unlike a delete, a purge of its subject leaves no marker behind.
+    async fn purge(self, subject: String, kind: &'static str) -> Result<(), StoreError> {
+        let purged = self.inner.handle.purge().filter(subject).await;
+        let advice = "the stream must allow purges, and our account must be allowed to make them";
+        purged.map(drop).map_err(|error| self.unavailable(&format!("removing a {kind}: {}; {advice}", chain(&error))))
+    }
+}
+
 #[async_trait]
 impl Store for NatsStore {
     async fn claim(&self, partition: u32, owner: &str) -> Result<Claim, StoreError> {
@@ -319,8 +330,9 @@ impl Store for NatsStore {
         self.list_letters(partition, after, limit).await
     }
 
-    async fn remove_dead_letters(&self, partition: u32, seqs: &[u64]) -> Result<(), StoreError> {
-        self.remove_letters(partition, seqs).await
+    async fn remove(&self, keys: &[RecordKey]) -> Result<(), StoreError> {
+        let removals: Vec<_> = keys.iter().map(|key| self.clone().purge(self.subject(key), kind(key))).collect();
+        stream::iter(removals).buffer_unordered(REMOVALS_IN_FLIGHT).try_for_each(|()| async { Ok(()) }).await
     }
 }
 
@@ -335,9 +347,10 @@ fn kind(key: &RecordKey) -> &'static str {
         RecordKey::Head(_) => "head",
         RecordKey::Checkpoint(_) => "checkpoint",
         RecordKey::State(..) => "state",
-        RecordKey::Outbox { .. } => "outbox",
+        RecordKey::Outbox(..) => "block of an outbox",
         RecordKey::DeadLetter(..) => "dead letter",
         RecordKey::Intent(..) => "intent",
         RecordKey::Output(..) => "output",
+        RecordKey::Care(_) => "care",
     }
 }

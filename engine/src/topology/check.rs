@@ -4,7 +4,14 @@
 
 use std::time::Duration;
 
-use super::{names, problems::quoted, reader::Reader, sections::Parts, units::duration_text};
+use super::{
+    names,
+    problems::quoted,
+    reader::Reader,
+    resolved::{Table, TableFrom},
+    sections::Parts,
+    units::duration_text,
+};
 
 /// The log keeps events at least this much longer than anything may take to follow it.
 const RETENTION_MARGIN: Duration = Duration::from_secs(60);
@@ -49,7 +56,8 @@ fn retention(r: &mut Reader<'_>, parts: &Parts<'_>) {
             r.relation(span.clone(), message, format!("keep events for at least {least}, or shorten the other"));
         }
     };
-    for (name, table) in &parts.tables {
+    let of_log = |table: &Table| table.from == TableFrom::Events;
+    for (name, table) in parts.tables.iter().filter(|(_, table)| of_log(table)) {
         let cut = table.cut.age;
         need(format!("table {name} may take {} to finish a file", duration_text(cut)), cut, RETENTION_MARGIN);
     }

@@ -215,6 +215,13 @@ pub(super) const STORE: Section = Section {
         .only("nats"),
         key("replicas", Kind::Count(1, 5), "1", "Servers that hold a copy (default: the log's).").only("nats"),
         key("checkpoint_every", Kind::Time(MS_100, HOUR), "5s", "Time between checkpoints.").default(),
+        key(
+            "outbox_max",
+            Kind::Size(MIB, 1024 * TIB),
+            "10GiB",
+            "Rows that handlers emit and the lake does not take yet, shared by the partitions, before they pause.",
+        )
+        .default(),
     ],
 };
 
@@ -316,6 +323,13 @@ pub(super) const SESSIONS: Section = Section {
         )
         .default(),
         key("attempts", Kind::Count(1, 100), "3", "How often an event is tried before it is dead-lettered.").default(),
+        key(
+            "stuck_after",
+            Kind::Time(MS_100, HOUR),
+            "60s",
+            "A handler that takes longer over one event does not come back: the event is dead-lettered, the process starts anew.",
+        )
+        .default(),
     ],
 };
 
@@ -329,7 +343,7 @@ pub(super) const TABLE: Section = Section {
             "handler",
             Kind::Text(names::filled),
             "session-features",
-            "Rows that this handler emits: comes in a later version.",
+            "Instead of from: the rows that this handler emits.",
         ),
         key(
             "cut",

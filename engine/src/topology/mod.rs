@@ -17,6 +17,7 @@ mod schema;
 mod secret;
 mod sections;
 mod syntax;
+mod tables;
 mod template;
 mod units;
 
@@ -55,6 +56,8 @@ pub trait HandlerCatalog {
     }
     /// Whether `config` is a valid configuration for `handler`; the error says what is wrong and what to do.
     fn check(&self, handler: &str, config: &serde_json::Value) -> Result<(), String>;
+    /// The tables that `handler` emits rows to; `None` when that is not known here.
+    fn tables(&self, handler: &str) -> Option<Vec<String>>;
 }
 
 /// Reads a duration as topologies have it, `"30s"` or `"2h"`; `None` for anything else.

@@ -107,6 +107,8 @@ pub struct Store {
     pub home: StoreHome,
     /// Time between checkpoints.
     pub checkpoint_every: Duration,
+    /// Bytes of emitted rows that may wait for the lake, shared by the partitions.
+    pub outbox_max: u64,
 }
 
 /// The home of a store.
@@ -226,6 +228,8 @@ pub struct Sessions {
     pub idle_after: Duration,
     /// Tries of one event before it is dead-lettered.
     pub attempts: u32,
+    /// A handler that takes longer over one event does not come back.
+    pub stuck_after: Duration,
 }
 
 /// A table of the lake.
@@ -242,6 +246,8 @@ pub struct Table {
 pub enum TableFrom {
     /// One row for each event of the log.
     Events,
+    /// The rows that the sessions' handler emits.
+    Handler,
 }
 
 /// A file of a table is finished when the first of these is reached.

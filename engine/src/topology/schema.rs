@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     keys::{self, Key, Kind},
-    sections::TABLES_MAX,
+    tables::TABLES_MAX,
     units,
 };
 

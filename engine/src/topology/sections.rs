@@ -5,14 +5,12 @@ use std::{collections::BTreeMap, time::Duration};
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    HandlerCatalog, handlers, keys, names,
+    HandlerCatalog, handlers, keys,
     problems::quoted,
     reader::{Field, Reader, Section, field, found},
     resolved::*,
+    tables,
 };
-
-/// Most tables: each costs buffers in every partition.
-pub(super) const TABLES_MAX: usize = 32;
 
 /// What a log keeps when the file does not say, by age ...
 const RETENTION_AGE: Duration = Duration::from_secs(7 * 86_400);
@@ -61,6 +59,7 @@ pub(super) fn read<'a>(r: &mut Reader<'_>, root: &'a DeTable<'a>, catalog: &dyn 
     let store_kind = if store.has("kind") { r.choice(&store, "kind") } else { log_kind };
     let checkpoint_every = r.duration(&store, "checkpoint_every");
     let store_value = read_store(r, &store, store_kind, checkpoint_every, replicas);
+    let sessions_value = read_sessions(r, &sessions, root, catalog);
     Parts {
         partitions,
         engine: Part { section: engine, value: engine_value },
@@ -76,8 +75,8 @@ pub(super) fn read<'a>(r: &mut Reader<'_>, root: &'a DeTable<'a>, catalog: &dyn 
         nats: Part { value: read_nats(r, &nats), section: nats },
         http: Part { value: read_http(r, &http), section: http },
         handlers: handlers::read(r, root, catalog),
-        sessions: Part { value: read_sessions(r, &sessions, root, catalog), section: sessions },
-        tables: read_tables(r, root),
+        tables: tables::read(r, root, catalog, &sessions, sessions_value.as_ref().map(|s| s.handler.as_str())),
+        sessions: Part { value: sessions_value, section: sessions },
     }
 }
 
@@ -152,7 +151,8 @@ fn read_store(
     } else {
         StoreHome::Embedded
     };
-    Some(Store { home, checkpoint_every: checkpoint_every? })
+    let outbox_max = r.size(s, "outbox_max");
+    Some(Store { home, checkpoint_every: checkpoint_every?, outbox_max: outbox_max? })
 }
 
 fn read_lake(r: &mut Reader<'_>, s: &Section<'_>) -> Option<Lake> {
@@ -265,13 +265,14 @@ fn read_sessions(
         }
     }
     let (resident_max, idle_after) = (r.count(s, "resident_max"), r.duration(s, "idle_after"));
-    let attempts = r.small(s, "attempts");
+    let (attempts, stuck_after) = (r.small(s, "attempts"), r.duration(s, "stuck_after"));
     Some(Sessions {
         key: key?,
         handler: handler?,
         resident_max: resident_max?,
         idle_after: idle_after?,
         attempts: attempts?,
+        stuck_after: stuck_after?,
     })
 }
 
@@ -294,38 +295,4 @@ pub(super) fn named<'a>(r: &mut Reader<'_>, root: &'a DeTable<'a>, name: &str) -
         }
     }
     Some(sections)
-}
-
-fn read_tables(r: &mut Reader<'_>, root: &DeTable<'_>) -> BTreeMap<String, Table> {
-    let mut tables = BTreeMap::new();
-    let Some(given) = named(r, root, "table") else {
-        let nothing = Section::absent("table.raw_events", keys::TABLE.keys);
-        tables.extend(read_table(r, &nothing).map(|t| ("raw_events".to_owned(), t)));
-        return tables;
-    };
-    if let Some((_, field)) = given.get(TABLES_MAX) {
-        let message = format!("{} tables are too many; at most {TABLES_MAX} are allowed", given.len());
-        r.problem(field.key.clone(), message, "remove some");
-    }
-    for (name, field) in given {
-        if let Err(wrong) = names::table_name(name) {
-            r.problem(field.key.clone(), format!("[table.NAME]: {}", wrong.what), wrong.help);
-        }
-        let title = format!("table.{}", super::problems::printable(name));
-        let section = r.section(&title, keys::TABLE.keys, Some(field));
-        tables.extend(read_table(r, &section).map(|t| (name.to_owned(), t)));
-    }
-    tables
-}
-
-fn read_table(r: &mut Reader<'_>, s: &Section<'_>) -> Option<Table> {
-    if let Some(field) = s.field("handler") {
-        let help = "remove this table for now, or use from = \"events\"";
-        r.problem(field.key, "tables of rows that a handler emits come in a later version", help);
-    }
-    r.choice(s, "from");
-    let inner = r.inner(s, "cut");
-    let (rows, bytes) = (r.count(&inner, "rows"), r.size(&inner, "bytes"));
-    let age = r.duration(&inner, "age");
-    Some(Table { from: TableFrom::Events, cut: Cut { rows: rows?, bytes: bytes?, age: age? } })
 }

@@ -26,6 +26,10 @@ impl HandlerCatalog for Catalog {
             _ => Ok(()),
         }
     }
+
+    fn tables(&self, handler: &str) -> Option<Vec<String>> {
+        Some(if handler == "counter" { vec!["counts".to_owned()] } else { Vec::new() })
+    }
 }
 
 fn read(text: &str) -> Result<Topology, Problems> {
@@ -61,7 +65,7 @@ fn the_quick_start_resolves_exactly() {
                 drain_limit: Duration::from_secs(10),
             },
             log: Log::Embedded { fsync: Fsync::Group, retention, dedupe_window: Duration::from_secs(120) },
-            store: Store { home: StoreHome::Embedded, checkpoint_every: Duration::from_secs(5) },
+            store: Store { home: StoreHome::Embedded, checkpoint_every: Duration::from_secs(5), outbox_max: 10 << 30 },
             lake: Lake::Dir { path: "conf/lake".into() },
             nats: None,
             http: Http {
@@ -76,6 +80,7 @@ fn the_quick_start_resolves_exactly() {
                 resident_max: 100_000,
                 idle_after: Duration::from_secs(900),
                 attempts: 3,
+                stuck_after: Duration::from_secs(60),
             },
             handlers: [("session-features".to_owned(), json!({ "session_gap": "30m" }))].into(),
             tables: [("raw_events".to_owned(), Table { from: TableFrom::Events, cut })].into(),
@@ -230,7 +235,20 @@ const CASES: &[(&str, &str, &str, &str)] = &[
     // tables
     ("[table.Raw]", "2:8", "\"Raw\" is not a valid table name", "a-z"),
     ("[table.x];from = \"event\"", "3:8", "found \"event\", expected \"events\"", "did you mean \"events\"?"),
-    ("[table.x];handler = \"counter\"", "3:1", "come in a later version", "from = \"events\""),
+    ("[table.x];handler = \"session-features\"", "3:1", "emits no rows to this table", "it emits no rows at all"),
+    (
+        "[table.counts];handler = \"counter\"",
+        "3:1",
+        "sessions run \"session-features\"",
+        "name the handler of [sessions]",
+    ),
+    (
+        "[sessions];handler = \"counter\"",
+        "3:11",
+        "emits rows to table counts, which is not here",
+        "add a section [table.counts]",
+    ),
+    ("[store];outbox_max = \"1KiB\"", "3:14", "[store] outbox_max: \"1KiB\" is outside", "from \"1MiB\""),
     ("[table.x];cut = { rows = 0 }", "3:16", "[table.x] cut.rows: found 0", "rows = 1_000_000"),
     ("[table.x];cut = { age = \"0s\" }", "3:15", "[table.x] cut.age: \"0s\" is outside", "from \"100ms\""),
     // homes

@@ -1,0 +1,119 @@
+//! A handler that makes training data: each event becomes a row of the table `enriched`, with its session and with what was
+//! known of the visitor *before* it. A model trained on these rows never sees the future.
+//!
+//! `cargo run --release --example enrichment -- run config/enrichment.toml`
+
+use std::process::ExitCode;
+
+use keyloom_actors::{
+    event::EventRef,
+    fields::FieldId,
+    handler::{ConfigError, Context, Fault, Features, Handler, State},
+    row::{EmittedTable, Row},
+    timestamp::{SECOND, Timestamp},
+};
+use keyloom_engine::Engine;
+use serde::{Deserialize, Serialize};
+
+/// The section `[handler.session-enrichment]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    /// A visitor who was away for longer than this begins a new session.
+    #[serde(default = "half_an_hour")]
+    session_gap_seconds: i64,
+}
+
+fn half_an_hour() -> i64 {
+    1_800
+}
+
+struct Enrichment {
+    gap: i64,
+}
+
+/// What is remembered per visitor.
+#[derive(Default, Serialize, Deserialize)]
+struct Visitor {
+    event_count: i64,
+    purchases: i64,
+    session: i64,
+    session_events: i64,
+    last_seen: Option<Timestamp>,
+    last_page: Option<String>,
+}
+
+impl State for Visitor {}
+
+/// A row of the table. `..._before` is as it was when the event came.
+#[derive(Serialize, Deserialize)]
+struct Enriched {
+    event: Option<String>,
+    page: Option<String>,
+    session: i64,
+    event_of_session: i64,
+    events_before: i64,
+    purchases_before: i64,
+    page_before: Option<String>,
+    seen_before: Option<Timestamp>,
+}
+
+impl Row for Enriched {
+    const TABLE: &'static str = "enriched";
+    const TIMES: &'static [&'static str] = &["seen_before"];
+}
+
+impl Handler for Enrichment {
+    type Config = Config;
+    type State = Visitor;
+
+    fn new(config: Config) -> Result<Self, ConfigError> {
+        if config.session_gap_seconds < 1 {
+            return Err(ConfigError("session_gap_seconds must be 1 or more".to_owned()));
+        }
+        Ok(Self { gap: config.session_gap_seconds.saturating_mul(SECOND) })
+    }
+
+    fn tables() -> Vec<EmittedTable> {
+        vec![EmittedTable::of::<Enriched>()]
+    }
+
+    fn on_event(&self, visitor: &mut Visitor, event: EventRef<'_>, context: &mut Context<'_>) -> Result<(), Fault> {
+        let time = context.event_time;
+        if visitor.last_seen.is_none_or(|last| time.0 - last.0 > self.gap) {
+            visitor.session += 1;
+            visitor.session_events = 0;
+        }
+        visitor.session_events += 1;
+        let name = event.text(FieldId::Event).map(String::from);
+        let page = event.text(FieldId::PageUrl).map(String::from);
+        let is_purchase = name.as_deref() == Some("purchase");
+        context.emit(&Enriched {
+            event: name,
+            page: page.clone(),
+            session: visitor.session,
+            event_of_session: visitor.session_events,
+            events_before: visitor.event_count,
+            purchases_before: visitor.purchases,
+            page_before: visitor.last_page.clone(),
+            seen_before: visitor.last_seen,
+        })?;
+        visitor.event_count += 1;
+        visitor.purchases += i64::from(is_purchase);
+        visitor.last_page = page.or(visitor.last_page.take());
+        visitor.last_seen = visitor.last_seen.max(Some(time));
+        Ok(())
+    }
+
+    fn features(&self, visitor: &Visitor, features: &mut Features<'_>) {
+        features.set("event_count", &visitor.event_count);
+        features.set("purchases", &visitor.purchases);
+        features.set("session", &visitor.session);
+        features.set("session_events", &visitor.session_events);
+        features.set("last_page", &visitor.last_page);
+    }
+}
+
+fn main() -> ExitCode {
+    Engine::new().handler::<Enrichment>("session-enrichment").main()
+}

@@ -3,6 +3,9 @@
 //! Every whole job is the real binary on a real file or stream, timed by itself from the first byte read (or the first
 //! message pulled) until all rows, features, state and checkpoints are committed. Compare by ratio: machines are noisy.
 
+#[path = "shared.rs"]
+mod shared;
+
 use std::{
     env, fs,
     net::TcpListener,
@@ -14,6 +17,8 @@ use std::{
 use anyhow::{Context, anyhow};
 use async_nats::jetstream::{self, consumer};
 use futures_util::StreamExt;
+
+use self::shared::{keyloom, median, process, status_kb};
 
 /// Events of the job, and how many users they fall on; `KEYLOOM_BENCH_EVENTS` changes the first.
 const EVENTS: u64 = 3_000_000;
@@ -33,8 +38,11 @@ fn main() -> anyhow::Result<()> {
     run(Command::new(&keyloom).args(args).arg(&file))?;
     println!("file: {:.0} bytes per event", fs::metadata(&file)?.len() as f64 / events as f64);
 
-    let (rate, peak) = embedded(&keyloom, folder.path(), &file)?;
-    println!("whole job, embedded, from the file:  {:>9.0} events/s   peak memory {} MB", rate, peak / 1024);
+    let (rate, cpu, peak) = embedded(&keyloom, folder.path(), &file)?;
+    println!(
+        "whole job, embedded, from the file:  {rate:>9.0} events/s   {cpu:.1} µs of CPU per event, peak memory {} MB",
+        peak / 1024
+    );
 
     match env::var("KEYLOOM_NATS_SERVER") {
         Ok(server) => jetstream(&keyloom, &server, folder.path(), &file, events)?,
@@ -48,16 +56,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The binary beside this one.
-fn keyloom() -> anyhow::Result<PathBuf> {
-    let here = env::current_exe()?;
-    let keyloom = here.parent().context("this binary is in a folder")?.join("keyloom");
-    if !keyloom.exists() {
-        return Err(anyhow!("{} is missing: cargo build --release --bin keyloom", keyloom.display()));
-    }
-    Ok(keyloom)
-}
-
+/// Runs a command to its end; answers with its standard output.
 fn run(command: &mut Command) -> anyhow::Result<String> {
     let output = command.stderr(Stdio::inherit()).output()?;
     if !output.status.success() {
@@ -66,50 +65,20 @@ fn run(command: &mut Command) -> anyhow::Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// Events per second and peak memory in kB of `keyloom ingest --process`, as it reports itself.
-fn process(keyloom: &Path, topology: &Path, file: &Path) -> anyhow::Result<(f64, f64, u64)> {
-    let mut command = Command::new(keyloom);
-    command.args(["ingest", "--process", "-t"]).arg(topology).arg(file).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn()?;
-    let mut peak = 0;
-    while child.try_wait()?.is_none() {
-        peak = peak.max(status_kb(child.id(), "VmHWM").unwrap_or(0));
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    let output = child.wait_with_output()?;
-    let text = String::from_utf8(output.stdout)?;
-    let line = text.lines().find(|l| l.starts_with("processed:")).with_context(|| format!("no result: {text}"))?;
-    let word =
-        |after: &str| line.split(after).nth(1).and_then(|rest| rest.split_whitespace().next()).map(str::to_owned);
-    let events: f64 = word("processed: ").context("events")?.parse()?;
-    let seconds: f64 = word("after ").context("seconds")?.parse()?;
-    Ok((events, seconds, peak))
-}
-
-fn status_kb(pid: u32, field: &str) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|l| l.starts_with(field))?;
-    line.split_whitespace().nth(1)?.parse().ok()
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-fn embedded(keyloom: &Path, folder: &Path, file: &Path) -> anyhow::Result<(f64, u64)> {
-    let (mut rates, mut peaks) = (Vec::new(), 0);
+fn embedded(keyloom: &Path, folder: &Path, file: &Path) -> anyhow::Result<(f64, f64, u64)> {
+    let (mut rates, mut cpus, mut peaks) = (Vec::new(), Vec::new(), 0);
     for _ in 0..RUNS {
         let home = tempfile::tempdir_in(folder)?;
         let topology = write(
             home.path(),
             "version = 1\n[sessions]\nhandler = \"session-features\"\n[table.raw_events]\nfrom = \"events\"\n",
         )?;
-        let (events, seconds, peak) = process(keyloom, &topology, file)?;
-        rates.push(events / seconds);
-        peaks = peaks.max(peak);
+        let job = process(keyloom, &topology, file)?;
+        rates.push(job.events / job.seconds);
+        cpus.push(1e6 * job.cpu / job.events);
+        peaks = peaks.max(job.peak_kb);
     }
-    Ok((median(rates), peaks))
+    Ok((median(rates), median(cpus), peaks))
 }
 
 fn write(folder: &Path, text: &str) -> anyhow::Result<PathBuf> {
@@ -153,8 +122,8 @@ fn jetstream(keyloom: &Path, server: &str, folder: &Path, file: &Path, events: u
     for number in 0..RUNS {
         drains.push(runtime.block_on(drain(&url))?);
         let topology = write(home.path(), &topology(&format!("job{number}")))?;
-        let (events, seconds, _) = process(keyloom, &topology, Path::new("/dev/null"))?;
-        jobs.push(events / seconds);
+        let job = process(keyloom, &topology, Path::new("/dev/null"))?;
+        jobs.push(job.events / job.seconds);
     }
     let (drain, job) = (median(drains), median(jobs));
     println!("bare async-nats drain:               {drain:>9.0} events/s");

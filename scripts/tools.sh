@@ -138,7 +138,7 @@ fi
     printf 'export KEYLOOM_PYTHON=%q\n' "$venv/bin/python"
     printf 'export KEYLOOM_PROMETHEUS=%q\n' "$prometheus"
     printf 'export KEYLOOM_PROMTOOL=%q\n' "$promtool"
-    printf 'export KEYLOOM_SKIP=%q\n' "$skip"
+    printf "export KEYLOOM_SKIP='%s'\n" "$skip"
 } >"$tools/env.sh.new"
 mv "$tools/env.sh.new" "$tools/env.sh"
 # An incomplete set is tried again next time.

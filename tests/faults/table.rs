@@ -48,11 +48,13 @@ pub fn table(reports: &[Report]) -> String {
     let aimed = columns(reports, |report| report.missed.values().sum());
     writeln!(text, "| aimed at a point not reached in time | {} | {} |", aimed.0, aimed.1).expect("a string takes it");
     text.push_str("\n| what took its time | times | median | worst | limit |\n|---|---|---|---|---|\n");
-    for (what, Times { limit, all }) in reports.iter().flat_map(|report| &report.times) {
+    let times = reports.iter().flat_map(|report| report.times.iter().map(move |times| (&report.scenario, times)));
+    for (scenario, (what, Times { limit, all })) in times {
         let mut sorted = all.clone();
         sorted.sort();
         let (median, worst) = (sorted[sorted.len() / 2].as_secs_f64(), sorted[sorted.len() - 1].as_secs_f64());
-        let line = format!("| {what} | {} | {median:.2} s | {worst:.2} s | {} s |", all.len(), limit.as_secs());
+        let line =
+            format!("| {scenario}: {what} | {} | {median:.2} s | {worst:.2} s | {} s |", all.len(), limit.as_secs());
         writeln!(text, "{line}").expect("a string takes everything");
     }
     writeln!(text, "\n{} kills of the engine", kills(reports)).expect("a string takes everything");

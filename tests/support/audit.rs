@@ -3,6 +3,7 @@
 
 use std::{
     ops::AddAssign,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -106,11 +107,8 @@ pub fn audit(engine: &Engine, ledger: &Ledger) -> Findings {
     if engine.topology.handler == "poison" {
         command.args(["--poisoned", POISONED]);
     }
-    let output = command.output().unwrap_or_else(|e| panic!("cannot start the audit: {e}"));
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "the audit could not look ({}):\n{stdout}{stderr}", output.status);
-    let counts: Value = serde_json::from_str(&stdout).unwrap_or_else(|e| panic!("{e}: {stdout}"));
-    let count = |name: &str| counts[name].as_u64().unwrap_or_else(|| panic!("{name} is missing: {stdout}"));
+    let (counts, stderr) = ask(&mut command);
+    let count = |name: &str| counts[name].as_u64().unwrap_or_else(|| panic!("{name} is missing: {counts}"));
     let mut findings = Findings {
         audits: 1,
         events: count("events"),
@@ -142,6 +140,21 @@ pub fn audit(engine: &Engine, ledger: &Ledger) -> Findings {
     }
     assert_eq!(findings.events, ledger.counts().stored, "the ledger's own books");
     findings
+}
+
+/// Rows of the table of `engine`, and how many different records of the log they are, by pyarrow.
+pub fn count_rows(engine: &Engine) -> (u64, u64) {
+    let (counts, _) = ask(&mut oracle::script(engine, "tests/count_rows.py"));
+    let count = |name: &str| counts[name].as_u64().unwrap_or_else(|| panic!("{name} is missing: {counts}"));
+    (count("rows"), count("records"))
+}
+
+/// What it prints, and what it says beside.
+fn ask(command: &mut Command) -> (Value, String) {
+    let output = command.output().unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command:?} could not look ({}):\n{stdout}{stderr}", output.status);
+    (serde_json::from_str(&stdout).unwrap_or_else(|e| panic!("{e}: {stdout}")), stderr.into_owned())
 }
 
 /// Waits until nothing lags, nothing is in flight, and every record is in the table.

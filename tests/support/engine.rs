@@ -245,14 +245,16 @@ pub fn folder() -> TempDir {
     tempfile::Builder::new().prefix("keyloom-test-").tempdir().expect("a temporary folder")
 }
 
-/// A program of this workspace: `KEYLOOM_BIN` for `keyloom`, else beside the running test (`<target>/<profile>/deps`).
+/// A program of this workspace: `KEYLOOM_BIN` for `keyloom`, else that of the running test (`<target>/<profile>/deps`) or
+/// benchmark (`<target>/<profile>`).
 pub fn binary(name: &str) -> PathBuf {
     if let Some(path) = std::env::var_os("KEYLOOM_BIN").filter(|_| name == "keyloom") {
         return workspace().join(path);
     }
     let test = std::env::current_exe().expect("the path of this test");
-    let profile = test.parent().and_then(Path::parent).expect("a test is in <target>/<profile>/deps");
-    let places = [profile.join(name), profile.join("examples").join(name)];
+    let beside = test.parent().expect("a program is in a folder");
+    let profile = beside.parent().expect("a test is in <target>/<profile>/deps");
+    let places = [profile.join(name), profile.join("examples").join(name), beside.join(name)];
     let found = places.into_iter().find(|path| path.is_file());
     found.unwrap_or_else(|| panic!("{name} is not built: cargo build --release --workspace --bins --examples"))
 }

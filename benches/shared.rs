@@ -1,0 +1,89 @@
+//! What both benchmarks need: the binary beside them, one whole job, memory of a process, medians.
+
+use std::{
+    env, fs,
+    io::{Read, Seek},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, anyhow};
+
+/// How often the memory of a running process is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// The binary beside this one.
+pub fn keyloom() -> anyhow::Result<PathBuf> {
+    let here = env::current_exe()?;
+    let keyloom = here.parent().context("this binary is in a folder")?.join("keyloom");
+    if !keyloom.exists() {
+        return Err(anyhow!("{} is missing: cargo build --release --bin keyloom", keyloom.display()));
+    }
+    Ok(keyloom)
+}
+
+/// What one whole job took.
+pub struct Job {
+    /// Events in the log, and seconds, as the job reports them itself.
+    pub events: f64,
+    pub seconds: f64,
+    /// Seconds of processor time.
+    pub cpu: f64,
+    /// Most memory that it had, in kB.
+    pub peak_kb: u64,
+}
+
+/// `keyloom ingest --process`.
+pub fn process(keyloom: &Path, topology: &Path, file: &Path) -> anyhow::Result<Job> {
+    let mut said = tempfile::tempfile()?;
+    let mut command = Command::new(keyloom);
+    command
+        .args(["ingest", "--process", "-t"])
+        .arg(topology)
+        .arg(file)
+        .stdout(Stdio::piped())
+        .stderr(said.try_clone()?);
+    let mut child = command.spawn()?;
+    let (mut peak_kb, mut cpu) = (0, 0.0);
+    while child.try_wait()?.is_none() {
+        peak_kb = peak_kb.max(status_kb(child.id(), "VmHWM").unwrap_or(0));
+        cpu = cpu_seconds(child.id()).unwrap_or(cpu);
+        std::thread::sleep(LOOK_EVERY);
+    }
+    let output = child.wait_with_output()?;
+    let text = String::from_utf8(output.stdout)?;
+    let Some(line) = text.lines().find(|l| l.starts_with("processed:")) else {
+        let mut why = String::new();
+        said.rewind()?;
+        said.read_to_string(&mut why)?;
+        return Err(anyhow!("no result: {text}{why}"));
+    };
+    let word =
+        |after: &str| line.split(after).nth(1).and_then(|rest| rest.split_whitespace().next()).map(str::to_owned);
+    let events: f64 = word("processed: ").context("events")?.parse()?;
+    let seconds: f64 = word("after ").context("seconds")?.parse()?;
+    Ok(Job { events, seconds, cpu, peak_kb })
+}
+
+/// Processor time of a process so far, user and system, in the system's hundredths of a second.
+fn cpu_seconds(pid: u32) -> Option<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The fields after the name, which stands in brackets and may hold anything.
+    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+    let ticks = fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?;
+    Some(ticks / 100.0)
+}
+
+/// A line of `/proc/<pid>/status` that counts kB.
+pub fn status_kb(pid: u32, field: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|l| l.starts_with(field))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// The one in the middle; of an even number the upper of two.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}

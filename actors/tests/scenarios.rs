@@ -884,3 +884,65 @@ fn a_handler_that_does_not_come_back_is_named_and_its_event_given_up_at_the_next
     assert_eq!(setup.handler.tries(501), 1);
     setup.handler.held.store(false, SeqCst); // the thread of the first process
 }
+
+// ---- 15. emitted rows -------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_full_outbox_pauses_the_partition_loudly_until_the_lake_takes_files() {
+    let world = World::new();
+    world.read_max.store(50, Relaxed);
+    world.puts.set(Mode::Fail);
+    let engine = Engine::start(&world, &Setup { outbox_max: 2_000, ..Setup::emitting(cut_at(5)) });
+    world.append(round_robin(20, 0, 20_000));
+    let full = || engine.status.trouble().is_some_and(|trouble| trouble.contains("the outbox is full"));
+    engine.wait("it says that it pauses", full);
+    let routed = engine.status.routed.load(Relaxed);
+    assert!(routed < 20_000, "it reads on");
+    assert!(engine.status.outbox_bytes() > 2_000);
+    engine.wait("what was read is shown and committed", || {
+        let routed = engine.status.routed.load(Relaxed);
+        world.checkpoint().cut == routed && world.feature("user-3").is_some()
+    });
+    world.puts.set(Mode::Open);
+    engine.settle();
+    assert_eq!((engine.status.trouble(), engine.status.outbox_bytes()), (None, 0));
+}
+
+#[test]
+fn rows_left_of_a_table_that_is_gone_stop_nothing() {
+    let world = World::new();
+    world.puts.set(Mode::Fail);
+    let engine = Engine::start(&world, &Setup::emitting(cut_at(5)));
+    world.append(round_robin(20, 0, 500));
+    engine.wait("rows wait for the lake", || world.outbox_last() > 0 && world.checkpoint().cut == 500);
+    engine.kill();
+    world.puts.set(Mode::Open);
+    world.append(round_robin(20, 500, 500));
+    let engine = Engine::start(&world, &Setup { outbox_max: 0, ..Setup::default() });
+    engine.settle();
+    engine.kill();
+    // When it comes back, the table has what it missed, and goes on.
+    let engine = Engine::start(&world, &Setup::emitting(cut_at(5)));
+    engine.wait("what was left is written", || world.output("emitted").cursor == world.outbox_last());
+    assert!(world.output("emitted").rows > 0);
+    assert_eq!(world.violations(), [""; 0]);
+}
+
+// ---- 16. orderly ends -------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_drain_waits_for_keys_that_lag() {
+    let world = World::new();
+    let limits = KeyLimits { lagging_after: Duration::ZERO, ..KeyLimits::default() };
+    let setup = Setup { limits, checkpoint_every: Duration::from_millis(5), ..Setup::default() };
+    let engine = Engine::start(&world, &setup);
+    world.append(round_robin(10, 0, 100));
+    world.append([doing("wait 1000", "user-3", 1_000)]);
+    world.append(round_robin(10, 100, 100));
+    engine.wait("a checkpoint leaves the key behind", || !world.checkpoint().lagging.is_empty());
+    assert!(engine.drain(support::LIMIT));
+    let checkpoint = world.checkpoint();
+    assert_eq!((checkpoint.cut, checkpoint.counters.total()), (201, 201), "{:?}", checkpoint.lagging);
+    assert!(checkpoint.lagging.is_empty());
+    engine.settle();
+}

@@ -89,6 +89,9 @@ const EXTRA: &str = "extra";
 fn own_columns(table: &EmittedTable) -> Result<Vec<FieldRef>, String> {
     let columns = table.columns()?;
     let fields = Vec::<FieldRef>::try_from(&columns).map_err(|e| format!("its row type has no columns: {e}"))?;
+    if fields.is_empty() {
+        return Err("its row type has no fields".to_owned());
+    }
     if fields.len() > COLUMNS_MAX {
         return Err(format!("its row type has {} fields, at most {COLUMNS_MAX} are possible", fields.len()));
     }
@@ -421,6 +424,13 @@ mod tests {
         }
         let error = EmittedRows::new(&EmittedTable::of::<Odd>(), 3, 1).expect_err("no time");
         assert!(error.contains("TIMES"), "{error}");
+        #[derive(Serialize, Deserialize)]
+        struct Empty {}
+        impl Row for Empty {
+            const TABLE: &'static str = "empty";
+        }
+        let error = EmittedRows::new(&EmittedTable::of::<Empty>(), 3, 1).expect_err("no columns");
+        assert!(error.contains("no fields"), "{error}");
         let error = EmittedRows::new(&EmittedTable::of::<Taken>(), 3, 1).expect_err("it is taken");
         assert!(error.contains("\"seq\""), "{error}");
     }

@@ -23,9 +23,11 @@ DEFECTS = {
     "evicted state dropped before the acknowledgement": (CELL, "!self.dirty && self.in_flight.is_none() &&", "!self.dirty &&"),
     "record read before the claim": (
         PARTITION,
-        "    let claim = homes.store.claim(partition, &plan.owner).await?; // first claim, then read\n", "",
+        "    let mut claim = homes.store.claim(partition, &plan.owner).await?; // first claim, then read\n"
+        "    let first_epoch = *first_epoch.get_or_insert(claim.epoch);\n", "",
         "    let mut next = || records.next().flatten();",
-        "    let claim = homes.store.claim(partition, &plan.owner).await?;\n    let mut next = || records.next().flatten();"),
+        "    let mut claim = homes.store.claim(partition, &plan.owner).await?;\n"
+        "    let first_epoch = *first_epoch.get_or_insert(claim.epoch);\n    let mut next = || records.next().flatten();"),
     "cursor before PUT": (
         BATCHER,
         "        let mut after = Output { cursor: last, ..before };", "        let mut late = Vec::new();\n        let mut after = Output { cursor: last, ..before };",

@@ -412,7 +412,12 @@ async fn grow(
             status.set_outbox_end(table, *end);
         } else {
             // Nobody writes its files, so what is left there must not count as what waits for the lake.
-            tracing::warn!(partition, table, blocks = end.last, "an outbox has no table any more; rows may be left in it");
+            tracing::warn!(
+                partition,
+                table,
+                blocks = end.last,
+                "an outbox has no table any more; rows may be left in it"
+            );
         }
     }
     let start = Start {

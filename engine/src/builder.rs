@@ -62,7 +62,8 @@ impl HandlerCatalog for Engine {
     fn check(&self, handler: &str, config: &serde_json::Value) -> Result<(), String> {
         self.registry.build(handler, config.clone()).map(drop).map_err(|e| e.0)?;
         let tables = self.registry.tables(handler).unwrap_or_default();
-        if let Some((_, twice)) = tables.iter().enumerate().find(|(i, t)| tables[..*i].iter().any(|b| b.name == t.name)) {
+        if let Some((_, twice)) = tables.iter().enumerate().find(|(i, t)| tables[..*i].iter().any(|b| b.name == t.name))
+        {
             return Err(format!("it lists table {:?} twice; one row type makes one table", twice.name));
         }
         tables.iter().try_for_each(|table| {

@@ -65,6 +65,7 @@ impl Row for Enriched {
 
 impl Handler for Enrichment {
     type Config = Config;
+    type Event<'e> = EventRef<'e>;
     type State = Visitor;
 
     fn new(config: Config) -> Result<Self, ConfigError> {

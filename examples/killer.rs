@@ -29,6 +29,7 @@ impl State for Count {}
 
 impl Handler for Killer {
     type Config = Config;
+    type Event<'e> = EventRef<'e>;
     type State = Count;
 
     fn new(_: Config) -> Result<Self, ConfigError> {

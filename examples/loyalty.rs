@@ -50,6 +50,7 @@ struct Order {
 
 impl Handler for Loyalty {
     type Config = Config;
+    type Event<'e> = EventRef<'e>;
     type State = Customer;
 
     fn new(config: Config) -> Result<Self, ConfigError> {

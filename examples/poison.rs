@@ -33,6 +33,7 @@ impl State for Count {}
 
 impl Handler for Poison {
     type Config = Config;
+    type Event<'e> = EventRef<'e>;
     type State = Count;
 
     fn new(config: Config) -> Result<Self, ConfigError> {

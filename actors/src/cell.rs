@@ -18,9 +18,9 @@ use crate::{
     event::QueuedEvent,
     handler::{Fault, LogicFactory, StateError},
     key::Key,
-    record::{self, Tag},
+    record::{self, Tag, ValidVersion},
     row::EmittedRow,
-    session_core::{Outcome, SessionCore},
+    session_core::{Firing, Outcome, SessionCore, TimerCounts},
     timestamp::Timestamp,
 };
 
@@ -116,8 +116,19 @@ pub struct Failure {
     pub reason: Reason,
     /// In words.
     pub text: String,
+    /// It was not the event itself but a timer that was due before it.
+    pub in_timer: bool,
     /// How long the handler asked to wait.
     pub retry_after: Option<Duration>,
+}
+
+/// Why an event is given up.
+#[derive(Clone, Debug)]
+struct Condemned {
+    reason: Reason,
+    text: String,
+    /// It was the event itself that failed: the timers due before it fire all the same. Else they may be the culprits.
+    spares_timers: bool,
 }
 
 /// See the module.
@@ -148,7 +159,7 @@ pub struct Cell {
     history: Vec<(u64, End)>,
     counted: usize,
     attempts: BTreeMap<u64, u32>,
-    condemned: BTreeMap<u64, (Reason, String)>,
+    condemned: BTreeMap<u64, Condemned>,
     dead: Vec<DeadLetter>,
     /// Emitted and not yet in a checkpoint, in order of their sequences.
     rows: Vec<EmittedRow>,
@@ -156,6 +167,11 @@ pub struct Cell {
     /// What the partition's numbers say of `rows_bytes`.
     rows_reported: i64,
     trying: u64,
+    firing: Firing,
+    /// When the first timer was due, as the partition was last told; `None`: it was told nothing.
+    told_due: Option<Option<Timestamp>>,
+    /// The same, as the store has it; `None` when what it has may be anything.
+    stored_due: Option<Option<Timestamp>>,
     failure: Option<Failure>,
     /// When the log stored the oldest event whose effect is not yet in a published feature.
     unpublished_since: Option<Timestamp>,
@@ -186,6 +202,8 @@ pub struct CollectedShare {
     pub owed_from: Option<u64>,
     /// What was emitted on the way to `version`.
     pub rows: Vec<EmittedRow>,
+    /// When the first timer is due, where the store does not know.
+    pub first_timer: Option<Option<Timestamp>>,
 }
 
 /// What a turn did, for the shard's books.
@@ -199,6 +217,10 @@ pub struct Turn {
     pub dead: Vec<DeadLetter>,
     /// See [`Cell::rows_change`].
     pub rows_change: i64,
+    /// Ends of timers.
+    pub timers: TimerCounts,
+    /// When the first timer is due now, where the partition does not know.
+    pub first_timer: Option<Option<Timestamp>>,
     /// The features became due for publication: the shard must list the cell.
     pub feature_due: bool,
     /// All of it belongs behind the cut under way, whatever the sequences say: the key lags in that checkpoint.
@@ -236,6 +258,9 @@ impl Cell {
             rows_bytes: 0,
             rows_reported: 0,
             trying: 0,
+            firing: Firing::default(),
+            told_due: None,
+            stored_due: Some(None),
             failure: None,
             unpublished_since: None,
             answer_listed: false,
@@ -314,7 +339,8 @@ impl Cell {
 
     /// Gives the cell its state from the store's committed version, or a new one. A version that cannot be read is
     /// returned as an error, and the cell stays without state.
-    pub fn hydrate(&mut self, factory: &Arc<dyn LogicFactory>, stored: Option<(Tag, Bytes)>) -> Result<(), StateError> {
+    pub fn hydrate(&mut self, factory: &Arc<dyn LogicFactory>, found: ValidVersion) -> Result<(), StateError> {
+        let ValidVersion { newest: stored, is_after_crash } = found;
         let core = match &stored {
             Some((_, version)) => {
                 let core = SessionCore::decode(factory, version)?;
@@ -327,6 +353,10 @@ impl Cell {
             None => SessionCore::new(factory)?,
         };
         self.owes = false;
+        let due = core.timers().next_due();
+        self.stored_due = (!is_after_crash).then_some(due);
+        // The partition has read what the store says. Told again where that may be wrong.
+        self.told_due = (!is_after_crash && due.is_none()).then_some(None);
         self.committed = stored;
         self.core = Core::Live(Box::new(core));
         Ok(())
@@ -351,7 +381,7 @@ impl Cell {
 
     /// Event `seq` is given up without being tried.
     pub fn condemn(&mut self, seq: u64, reason: Reason, text: String, attempts: u32) {
-        self.condemned.insert(seq, (reason, text));
+        self.condemned.insert(seq, Condemned { reason, text, spares_timers: false });
         self.attempts.insert(seq, attempts);
     }
 
@@ -386,6 +416,10 @@ impl Cell {
             self.unpublished_since = self.unpublished_since.or(stored);
         }
         self.trying = 0;
+        let due = core.timers().next_due();
+        let first_timer = (self.told_due != Some(due)).then_some(due);
+        self.told_due = Some(due);
+        let timers = std::mem::take(&mut self.firing.counts);
         let counts = self.count(cut);
         let feature_due = self.unpublished_since.is_some() && !std::mem::replace(&mut self.answer_listed, true);
         self.core = Core::Live(core);
@@ -395,7 +429,18 @@ impl Cell {
         let dead = std::mem::take(&mut self.dead);
         let is_behind = self.lagged_at == Some(cut);
         let rows_change = self.rows_change();
-        Ok(Turn { counts: counts.0, counts_behind: counts.1, dead, rows_change, feature_due, is_behind, more, hungry })
+        Ok(Turn {
+            counts: counts.0,
+            counts_behind: counts.1,
+            dead,
+            rows_change,
+            timers,
+            first_timer,
+            feature_due,
+            is_behind,
+            more,
+            hungry,
+        })
     }
 
     /// Runs the event at the front of the queue, which has sequence `seq`.
@@ -404,30 +449,51 @@ impl Cell {
             core.skip(seq);
             return Ok(End::Dropped);
         };
-        if let Some((reason, text)) = self.condemned.get(&seq).cloned() {
-            return Ok(self.give_up(core, reason, text));
+        if event.get().event().is_tick {
+            self.stored_due = None; // it came because somebody took a timer to be due; the next checkpoint says what is
         }
         let before = self.rows.len();
-        match core.apply(event.get(), factory.tables(), &mut self.rows) {
-            Ok(outcome) => {
-                self.rows_bytes += bytes_of(&self.rows[before..]);
-                Ok(End::Done(outcome))
+        let condemned = self.condemned.get(&seq).cloned();
+        let result = match &condemned {
+            None => core.apply(event.get(), factory.tables(), &mut self.rows, &mut self.firing).map(End::Done),
+            Some(verdict) if verdict.spares_timers => {
+                let fired = core.fire(event.get(), factory.tables(), &mut self.rows, &mut self.firing);
+                fired.map(|()| End::Dead(verdict.reason))
             }
+            Some(verdict) => {
+                core.give_up_timers(event.get().event(), &mut self.firing);
+                Ok(End::Dead(verdict.reason))
+            }
+        };
+        if matches!(result, Ok(_) | Err(Fault::Reject(_))) {
+            self.rows_bytes += bytes_of(&self.rows[before..]);
+        }
+        match result {
+            Ok(End::Dead(reason)) => Ok(self.give_up(core, reason, condemned.map_or_else(String::new, |c| c.text))),
+            Ok(end) => Ok(end),
             Err(Fault::Reject(text)) => {
                 *self.attempts.entry(seq).or_default() += 1;
                 Ok(self.give_up(core, Reason::Reject, text))
             }
-            Err(Fault::Crash(text)) => Err(self.fail(Failure { seq, reason: Reason::Error, text, retry_after: None })),
+            Err(Fault::Crash(text)) => Err(self.fail(seq, Reason::Error, text, None)),
             Err(Fault::Retry(after)) => {
                 let text = format!("the handler asked to try again after {after:?}");
-                Err(self.fail(Failure { seq, reason: Reason::Error, text, retry_after: Some(after) }))
+                Err(self.fail(seq, Reason::Error, text, Some(after)))
             }
         }
     }
 
-    fn fail(&mut self, failure: Failure) -> Failure {
+    fn fail(&mut self, seq: u64, reason: Reason, text: String, retry_after: Option<Duration>) -> Failure {
+        let failure = self.failed(seq, reason, text, retry_after);
         self.failure = Some(failure.clone());
         failure
+    }
+
+    /// What failed, a timer if one was being tried.
+    fn failed(&mut self, seq: u64, reason: Reason, text: String, retry_after: Option<Duration>) -> Failure {
+        let timer = self.firing.trying.take();
+        let text = if let Some(timer) = &timer { format!("timer {timer:?}: {text}") } else { text };
+        Failure { seq, reason, text, in_timer: timer.is_some(), retry_after }
     }
 
     /// Gives up the event at the front of the queue.
@@ -472,9 +538,7 @@ impl Cell {
             && next > cut
         {
             self.trying = next;
-            let version = core
-                .encode(factory)
-                .map_err(|e| self.fail(Failure { seq: next, reason: Reason::Error, text: e.0, retry_after: None }))?;
+            let version = core.encode(factory).map_err(|e| self.fail(next, Reason::Error, e.0, None))?;
             self.share = Share::Taken(version);
             self.dirty = false;
         }
@@ -520,7 +584,10 @@ impl Cell {
         let count = self.rows.partition_point(|row| row.seq <= applied);
         let rows: Vec<_> = self.rows.drain(..count).collect();
         self.rows_bytes -= bytes_of(&rows);
-        CollectedShare { committed: self.committed.clone(), version, owed_from, rows }
+        let due = record::next_due_of(&version);
+        let first_timer = (self.stored_due != Some(due)).then_some(due);
+        self.stored_due = Some(due);
+        CollectedShare { committed: self.committed.clone(), version, owed_from, rows, first_timer }
     }
 
     /// The share of a key that does not come as far as the cut in time: its last good state, and what it still owes, which
@@ -646,9 +713,7 @@ impl Cell {
         self.core = Core::Absent;
         let failure = self.failure.take();
         let seq = std::mem::take(&mut self.trying);
-        failure.or_else(|| {
-            (seq > 0).then(|| Failure { seq, reason: Reason::Panic, text: panic_text(), retry_after: None })
-        })
+        failure.or_else(|| (seq > 0).then(|| self.failed(seq, Reason::Panic, panic_text(), None)))
     }
 
     /// Counts a failed attempt of event `failure.seq`; after `attempts_max` of them it will be given up. Returns attempts.
@@ -656,7 +721,8 @@ impl Cell {
         let attempts = self.attempts.entry(failure.seq).or_default();
         *attempts += 1;
         if *attempts >= attempts_max {
-            self.condemned.insert(failure.seq, (failure.reason, failure.text.clone()));
+            let (reason, text) = (failure.reason, failure.text.clone());
+            self.condemned.insert(failure.seq, Condemned { reason, text, spares_timers: !failure.in_timer });
         }
         *attempts
     }

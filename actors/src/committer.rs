@@ -367,7 +367,7 @@ impl CommitterState {
             && let Some(shard) = under.waiting.first()
         {
             let room = max - under.entries.len() - under.answers.len();
-            let shares: Shares = ask(shard, |reply| ShardMsg::CollectShares { max: room.max(2), reply }).await?;
+            let shares: Shares = ask(shard, |reply| ShardMsg::CollectShares { max: room.max(3), reply }).await?;
             let nothing = shares.states.is_empty() && shares.done.is_none();
             under.entries.extend(shares.states);
             under.answers.extend(shares.answers);

@@ -42,6 +42,8 @@ pub struct Event {
     pub text: ByteString,
     /// Why it cannot be processed, if so.
     pub refused: Option<Box<Refused>>,
+    /// It is the engine's own, and only says that a timer of the key is due, see [`fields::TICK`].
+    pub is_tick: bool,
     /// Its fields, where they came with it; else they are in the batch.
     scanned: Option<Scanned>,
     fields: Range<u32>,
@@ -158,6 +160,30 @@ fn find<'a>(fields: &[Field], known: &Known, payload: &'a str, id: FieldId, name
     fields.iter().find(same).map(|f| f.value(payload))
 }
 
+/// What a handler can ask for as its event.
+pub trait FromEvent<'e>: Sized {
+    /// Reads it; [`Fault::Reject`] when the event does not fit.
+    fn from_event(event: EventRef<'e>) -> Result<Self, Fault>;
+}
+
+impl<'e> FromEvent<'e> for EventRef<'e> {
+    fn from_event(event: EventRef<'e>) -> Result<Self, Fault> {
+        Ok(event)
+    }
+}
+
+impl<'e, T: serde::de::Deserialize<'e>> FromEvent<'e> for T {
+    fn from_event(event: EventRef<'e>) -> Result<Self, Fault> {
+        event.parse()
+    }
+}
+
+/// The payload of a tick, see [`fields::TICK`]: of event time `due`.
+pub fn tick(due: Timestamp) -> Bytes {
+    let due = due.to_rfc3339();
+    format!("{{\"{}\":\"{due}\",\"collector_tstamp\":\"{due}\"}}", fields::TICK).into()
+}
+
 /// What the log absorbs repeats by: 128-bit hash of key and event id, never the bare id, because clients that send a
 /// constant id must not lose events.
 pub fn dedupe_id(key: &[u8], event_id: &[u8]) -> u128 {
@@ -169,6 +195,11 @@ pub fn dedupe_id(key: &[u8], event_id: &[u8]) -> u128 {
 }
 
 impl Event {
+    /// Whether tables that follow the log have a row of it: not of what nobody can read, and not of the engine's own.
+    pub fn enters_tables(&self) -> bool {
+        !self.is_tick && !self.refused.as_ref().is_some_and(|refused| refused.reason.enters_no_table())
+    }
+
     /// What was sent, cut to `bytes_max`, and its full length: for a dead letter.
     pub fn payload(&self, bytes_max: usize) -> (Bytes, u64) {
         let payload = self.refused.as_ref().map_or_else(|| self.text.as_bytes(), |refused| &refused.payload);
@@ -250,6 +281,7 @@ fn decode_one(record: LogRecord, keys: &KeyPaths, fields: &mut Vec<Field>, clamp
         ByteString::new()
     });
     let instant = |id| value(id).and_then(|v| timestamp(&v));
+    let is_tick = known.place(FieldId::Tick).is_some();
     let collected = instant(FieldId::CollectorTstamp).unwrap_or(stored);
     let sane = collected >= EVENT_TIME_MIN && collected.0 <= stored.0.saturating_add(DAY);
     *clamped += u64::from(!sane);
@@ -259,7 +291,21 @@ fn decode_one(record: LogRecord, keys: &KeyPaths, fields: &mut Vec<Field>, clamp
     let key_hash = key::hash_of(key.as_bytes());
     let refused = refused.map(|(reason, text)| Box::new(Refused { reason, text, payload }));
     let range = start as u32..fields.len() as u32;
-    Event { seq, stored, collected, time, id_hash, key_hash, key, text, refused, scanned: given, fields: range, known }
+    Event {
+        seq,
+        stored,
+        collected,
+        time,
+        id_hash,
+        key_hash,
+        key,
+        text,
+        refused,
+        is_tick,
+        scanned: given,
+        fields: range,
+        known,
+    }
 }
 
 /// Reads a time from a JSON string or number, see [`Timestamp::parse`].
@@ -374,6 +420,16 @@ mod tests {
         }
         let batch = decode(r#"{"domain_userid":"d","collector_tstamp":"2026-11-20T11:00:00Z"}"#, None);
         assert_eq!(batch.events[0].time.to_rfc3339(), "2026-11-20T11:00:00.000000Z");
+    }
+
+    #[test]
+    fn a_tick_is_of_the_time_it_says() {
+        let due = Timestamp(1_795_000_000_000_001);
+        let payload = tick(due);
+        let batch = decode(std::str::from_utf8(&payload).expect("text"), Some("u"));
+        assert!(batch.events[0].is_tick && batch.events[0].refused.is_none());
+        assert_eq!((batch.events[0].time, batch.get(0).key_str()), (due, "u"));
+        assert!(!decode(r#"{"tick":1}"#, Some("u")).events[0].is_tick);
     }
 
     #[test]

@@ -59,11 +59,17 @@ well_known! {
     NetworkUserid = "network_userid",
     /// Set by Keyloom's own tools on what they refused, see [`REJECTED`].
     Rejected = "keyloom.rejected",
+    /// The engine's own: a timer of the key is due, see [`TICK`].
+    Tick = "keyloom.tick",
 }
 
 /// Name of the field that marks an event which a tool refused: its value is the dead-letter reason, and the rest of the
 /// event says where it came from. Such an event needs no key.
 pub const REJECTED: &str = "keyloom.rejected";
+
+/// Name of the field that makes an event a tick: its value is a time at which a timer of the key is due. The engine appends
+/// ticks for keys that have a timer and no events; no handler and no table sees them.
+pub const TICK: &str = "keyloom.tick";
 
 /// The JSON type of a value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -8,8 +8,9 @@ use std::{collections::BTreeMap, panic::RefUnwindSafe, sync::Arc, time::Duration
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    event::EventRef,
-    row::{EmittedRow, EmittedTable, Emitter, Row},
+    event::{EventRef, FromEvent},
+    row::{EmittedTable, Emitter, Row},
+    timers::Changing,
     timestamp::Timestamp,
 };
 
@@ -17,6 +18,9 @@ use crate::{
 pub trait Handler: Send + Sync + RefUnwindSafe + Sized + 'static {
     /// The section `[handler.NAME]` of the topology. Use `#[serde(deny_unknown_fields)]`, so that typing errors are found.
     type Config: DeserializeOwned;
+    /// What [`Handler::on_event`] gets: [`EventRef`], which costs nothing and reads fields as they are asked for, or a type
+    /// of yours that serde reads from the event's JSON. An event that does not fit is rejected.
+    type Event<'e>: FromEvent<'e>;
     /// What is remembered per key.
     type State: State;
 
@@ -25,7 +29,17 @@ pub trait Handler: Send + Sync + RefUnwindSafe + Sized + 'static {
 
     /// Applies one event. On an error the event has no effect: what it emitted is gone; after [`Fault::Reject`] the state
     /// must be as it was, so validate before you change it; after the other faults the engine restores it.
-    fn on_event(&self, state: &mut Self::State, event: EventRef<'_>, context: &mut Context<'_>) -> Result<(), Fault>;
+    fn on_event(&self, state: &mut Self::State, event: Self::Event<'_>, context: &mut Context<'_>)
+    -> Result<(), Fault>;
+
+    /// A timer that [`Context::set_timer`] set is due. It fires once in effect, before the key's first event of its time or
+    /// later; `context` is of that place in the log, except that `event_time` is the timer's own time. After
+    /// [`Fault::Reject`] the timer is given up and the event it came before goes on; the other faults are faults of that
+    /// event.
+    fn on_timer(&self, state: &mut Self::State, timer: &str, context: &mut Context<'_>) -> Result<(), Fault> {
+        let (_, _, _) = (state, timer, context);
+        Ok(())
+    }
 
     /// Says the key's features. Called when features are published, not once per event.
     fn features(&self, state: &Self::State, features: &mut Features<'_>);
@@ -48,32 +62,51 @@ pub trait State: Default + Serialize + DeserializeOwned + Send + 'static {
     }
 }
 
-/// What a handler may know beside the event, and what it can do beside changing the state.
+/// What a handler may know beside the event, and what it can do beside changing the state. What it does takes effect if
+/// the event succeeds, together with the state; else not at all.
 #[derive(Debug)]
 pub struct Context<'a> {
     /// The key.
     pub key: &'a str,
     /// The event's sequence in the log of its partition.
     pub seq: u64,
-    /// Event time.
+    /// Event time; of a timer, the time it was set to.
     pub event_time: Timestamp,
     /// When the log stored the event: the same on every replay, unlike a clock.
     pub now: Timestamp,
     pub(crate) emitter: Emitter<'a>,
+    pub(crate) timers: &'a mut Changing,
 }
 
 impl<'a> Context<'a> {
-    /// Of `event`.
-    pub(crate) fn new(event: EventRef<'a>, tables: &'a [EmittedTable], rows: &'a mut Vec<EmittedRow>) -> Self {
+    /// At the place of `event` in the log.
+    pub(crate) fn new(event: EventRef<'a>, emitter: Emitter<'a>, timers: &'a mut Changing) -> Self {
         let e = event.event();
-        let emitter = Emitter::new(tables, event, rows);
-        Self { key: event.key_str(), seq: e.seq, event_time: e.time, now: e.stored, emitter }
+        Self { key: event.key_str(), seq: e.seq, event_time: e.time, now: e.stored, emitter, timers }
     }
 
     /// Emits a row to the table of its type: exactly once if the event succeeds, else not at all. An error means that the
     /// row is too large (the event is rejected), or that the handler is not as it should be; pass it on with `?`.
     pub fn emit<R: Row>(&mut self, row: &R) -> Result<(), Fault> {
         self.emitter.emit(row)
+    }
+
+    /// Sets timer `name` of this key to event time `due`, or moves it there. It fires once: before the key's first event of
+    /// that time or later, and without one, soon after the partition's clock has passed it (the highest event time so far,
+    /// or the wall clock while nothing comes). One that is already due fires before the key's next event. At most
+    /// [`crate::timers::TIMERS_MAX`] per key.
+    pub fn set_timer(&mut self, name: &str, due: Timestamp) -> Result<(), Fault> {
+        self.timers.set(name, due)
+    }
+
+    /// Removes timer `name`; true when it was set.
+    pub fn cancel_timer(&mut self, name: &str) -> bool {
+        self.timers.cancel(name)
+    }
+
+    /// When timer `name` is due, if it is set.
+    pub fn timer(&self, name: &str) -> Option<Timestamp> {
+        self.timers.due(name)
     }
 }
 
@@ -135,6 +168,8 @@ fn write_json<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
 pub trait Logic: Send {
     /// See [`Handler::on_event`].
     fn on_event(&mut self, event: EventRef<'_>, context: &mut Context<'_>) -> Result<(), Fault>;
+    /// See [`Handler::on_timer`].
+    fn on_timer(&mut self, timer: &str, context: &mut Context<'_>) -> Result<(), Fault>;
     /// See [`Handler::features`].
     fn features(&self, features: &mut Features<'_>);
     /// Appends the state as named MessagePack.
@@ -162,7 +197,11 @@ struct Typed<H: Handler> {
 
 impl<H: Handler> Logic for Typed<H> {
     fn on_event(&mut self, event: EventRef<'_>, context: &mut Context<'_>) -> Result<(), Fault> {
-        self.handler.on_event(&mut self.state, event, context)
+        self.handler.on_event(&mut self.state, FromEvent::from_event(event)?, context)
+    }
+
+    fn on_timer(&mut self, timer: &str, context: &mut Context<'_>) -> Result<(), Fault> {
+        self.handler.on_timer(&mut self.state, timer, context)
     }
 
     fn features(&self, features: &mut Features<'_>) {

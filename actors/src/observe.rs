@@ -2,6 +2,7 @@
 //!
 //! Counters that must survive a restart (events by outcome, dead letters) are exported from `status` by the engine.
 
+use crate::session_core::TimerCounts;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 /// Describes the metrics; once per process.
@@ -45,6 +46,10 @@ pub fn describe() {
         Unit::Count,
         "Events that retention took away before a table had them, since the start of the engine."
     );
+    describe_counter!("keyloom_timers_total", Unit::Count, "Timers of keys, by outcome: fired, rejected, given_up.");
+    describe_counter!("keyloom_ticks_total", Unit::Count, "Ticks appended for keys with a timer due and no events.");
+    describe_counter!("keyloom_tick_retries_total", Unit::Count, "Appends of ticks that had to be tried again.");
+    describe_gauge!("keyloom_timed_keys", Unit::Count, "Keys that have timers and that the partition remembers.");
     describe_gauge!("keyloom_lake_stalled", Unit::Count, "1 while the lake does not take a table's files.");
     describe_gauge!("keyloom_lake_open_rows", Unit::Count, "Rows waiting in memory for their file, by table.");
     describe_histogram!(
@@ -92,6 +97,29 @@ pub fn sessions_started(cause: &'static str, n: u64) {
 /// Counts session evictions.
 pub fn sessions_evicted(reason: &'static str, n: u64) {
     counter!("keyloom_session_evictions_total", "reason" => reason).increment(n);
+}
+
+/// Timers ended.
+pub fn timers(counts: &TimerCounts) {
+    let outcomes = [("fired", counts.fired), ("rejected", counts.rejected), ("given_up", counts.given_up)];
+    for (outcome, n) in outcomes.into_iter().filter(|(_, n)| *n > 0) {
+        counter!("keyloom_timers_total", "outcome" => outcome).increment(n);
+    }
+}
+
+/// Ticks are in the log.
+pub fn ticks_appended(n: u64) {
+    counter!("keyloom_ticks_total").increment(n);
+}
+
+/// An append of ticks has to be tried again.
+pub fn ticks_retried() {
+    counter!("keyloom_tick_retries_total").increment(1);
+}
+
+/// Keys with timers that a partition remembers.
+pub fn timed_keys(partition: u32, keys: usize) {
+    gauge!("keyloom_timed_keys", "partition" => partition.to_string()).set(keys as f64);
 }
 
 /// Counts clamped event times.

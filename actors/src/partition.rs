@@ -5,7 +5,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -32,6 +32,8 @@ use crate::{
     router::{Router, RouterArguments, RouterMsg, TableFeed},
     shard::{Shard, ShardArguments, ShardMsg},
     status::Status,
+    ticker::{Ticker, TickerArguments, TickerMsg},
+    timer_index::{TIMED_KEYS_MAX, TimerIndex},
     timestamp::Clock,
     workers::Workers,
 };
@@ -109,6 +111,7 @@ struct Tree {
     shards: Vec<ActorRef<ShardMsg>>,
     committer: ActorRef<CommitterMsg>,
     batchers: Vec<TableActor>,
+    ticker: ActorRef<TickerMsg>,
     since: tokio::time::Instant,
 }
 
@@ -169,6 +172,7 @@ impl Actor for Partition {
                 if let Some(tree) = &state.tree {
                     let status = Arc::clone(&state.plan.status);
                     let (router, committer) = (tree.router.clone(), tree.committer.clone());
+                    drop(tree.ticker.cast(TickerMsg::Stop)); // one that is gone takes the whole partition with it
                     tokio::spawn(drain(router, committer, tree.batchers.clone(), status, reply));
                 } else {
                     drop(reply); // nothing runs, so nothing can be said to be saved
@@ -260,6 +264,8 @@ impl Tree {
             Some("shard")
         } else if self.batchers.iter().any(|b| b.batcher.get_id() == id) {
             Some("batcher")
+        } else if self.ticker.get_id() == id {
+            Some("ticker")
         } else {
             None
         }
@@ -267,7 +273,7 @@ impl Tree {
 
     /// Ends what is left of a tree, and waits for it: two trees of one partition must never run at once.
     async fn fell(self) {
-        let cells = [self.router.get_cell(), self.committer.get_cell()]
+        let cells = [self.router.get_cell(), self.ticker.get_cell(), self.committer.get_cell()]
             .into_iter()
             .chain(self.shards.iter().map(|s| s.get_cell()))
             .chain(self.batchers.iter().map(|b| b.batcher.get_cell()));
@@ -430,6 +436,7 @@ async fn grow(
     let care = take_care(plan, &mut claim, &head, care.as_ref(), &start).await?;
     let verdicts = Arc::new(care.verdicts());
     status.start_from(&checkpoint.counters, checkpoint.cut);
+    status.clock.store(checkpoint.clock.0, Ordering::Relaxed);
     status.owed_from.store(if checkpoint.lagging.is_empty() { u64::MAX } else { 1 }, Ordering::Relaxed);
     status.checkpoint_at.store(plan.clock.now().0, Ordering::Relaxed);
     status.log_last.store(info.last_seq, Ordering::Relaxed);
@@ -454,6 +461,7 @@ async fn grow(
     };
     let (committer, _) =
         Actor::spawn_linked(name("committer"), Committer, arguments, cell.clone()).await.map_err(failed)?;
+    let timers = Arc::new(Mutex::new(TimerIndex::new(TIMED_KEYS_MAX)));
     let mut shards = Vec::new();
     for index in 0..plan.shards.max(1) {
         let worker = plan.workers.next();
@@ -477,6 +485,7 @@ async fn grow(
             committer: committer.clone(),
             verdicts: Arc::clone(&verdicts),
             trials: Arc::clone(&plan.workers.trials),
+            timers: Arc::clone(&timers),
         };
         let (parent, name) = (cell.clone(), Some(format!("shard-{partition}-{index}-{epoch}")));
         let started = worker.runtime.spawn(Actor::spawn_linked(name, Shard, arguments, parent));
@@ -524,7 +533,16 @@ async fn grow(
         committer: committer.clone(),
         status: Arc::clone(status),
     };
-    let (router, _) = Actor::spawn_linked(name("router"), Router, arguments, cell).await.map_err(failed)?;
+    let (router, _) = Actor::spawn_linked(name("router"), Router, arguments, cell.clone()).await.map_err(failed)?;
+    let arguments = TickerArguments {
+        partition,
+        log: Arc::clone(&homes.log),
+        store: Arc::clone(&homes.store),
+        timers,
+        status: Arc::clone(status),
+        clock: Arc::clone(&plan.clock),
+    };
+    let (ticker, _) = Actor::spawn_linked(name("ticker"), Ticker, arguments, cell).await.map_err(failed)?;
     let start = CommitterMsg::Start { shards: shards.clone(), router: router.clone() };
     committer.cast(start).map_err(|_| ActorFailure::Again("the committer is gone".to_owned()))?;
     tracing::info!(
@@ -535,5 +553,5 @@ async fn grow(
         log_last = info.last_seq,
         "partition runs"
     );
-    Ok(Tree { router, shards, committer, batchers, since: tokio::time::Instant::now() })
+    Ok(Tree { router, shards, committer, batchers, ticker, since: tokio::time::Instant::now() })
 }

@@ -148,6 +148,8 @@ pub enum RecordKey {
     Output(u32, String),
     /// Starts without progress, and the events that are suspected of them.
     Care(u32),
+    /// When the first timer of a key is due.
+    Timer(u32, Key),
 }
 
 /// A put (`Some`) or a delete (`None`).
@@ -218,6 +220,10 @@ pub trait Store: Send + Sync + 'static {
     /// Dead letters in order of sequence, from `after` (exclusive), at most `limit`, and fewer only when there are no more:
     /// for listings, never on a hot path.
     async fn dead_letters(&self, partition: u32, after: u64, limit: usize) -> Result<Vec<(u64, Bytes)>, StoreError>;
+
+    /// The keys of `partition` whose first timers are due earliest, at most `max` of them, in no order: read once when a
+    /// partition starts.
+    async fn first_timers(&self, partition: u32, max: usize) -> Result<Vec<(Timestamp, Key)>, StoreError>;
 
     /// Removes these records for good, durably; fine where there is none. On an error any of them may be gone. Outside of
     /// the chain of batches, and without a claim, so only for what no owner reads or writes again: dead letters whose
@@ -347,7 +353,18 @@ impl RecordKey {
             Self::Intent(p, table) => format!("keyloom.{bucket}.intent.{p}.{table}"),
             Self::Output(p, table) => format!("keyloom.{bucket}.outputs.{p}.{table}"),
             Self::Care(p) => format!("keyloom.{bucket}.care.{p}"),
+            Self::Timer(p, key) => format!("keyloom.{bucket}.timer.{p}.{}", key.to_subject_token()),
         }
+    }
+
+    /// What the names of all [`RecordKey::Timer`] of a partition begin with, as [`RecordKey::to_bytes`] has them.
+    pub fn timers_prefix(partition: u32) -> Vec<u8> {
+        [&b"w"[..], &partition.to_be_bytes()].concat()
+    }
+
+    /// The same as a filter of subjects in the stream behind bucket `bucket`.
+    pub fn timers_filter(bucket: &str, partition: u32) -> String {
+        format!("keyloom.{bucket}.timer.{partition}.*")
     }
 
     /// The key in an ordered byte store: kinds apart, partitions together, numbers in order.
@@ -373,6 +390,7 @@ impl RecordKey {
             Self::Intent(p, table) => with(b'i', *p, table.as_bytes()),
             Self::Output(p, table) => with(b't', *p, table.as_bytes()),
             Self::Care(p) => with(b'k', *p, b""),
+            Self::Timer(p, key) => with(b'w', *p, key.as_str().as_bytes()),
         }
     }
 }

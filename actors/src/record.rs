@@ -5,17 +5,20 @@
 
 use std::collections::BTreeMap;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     careful::Care,
     dead_letter::{DeadLetter, Reason},
     outbox::OutboxEnd,
+    timers::Timers,
     timestamp::Timestamp,
 };
 
 const FORMAT: u8 = 1;
+/// Of state records: 2 added the declared features.
+const STATE_FORMAT: u8 = 2;
 const STATE: &[u8; 4] = b"KLst";
 const CHECKPOINT: &[u8; 4] = b"KLck";
 const DEAD: &[u8; 4] = b"KLdl";
@@ -24,6 +27,8 @@ const OUTPUT: &[u8; 4] = b"KLou";
 const HEAD: &[u8; 4] = b"KLhd";
 const BLOCK: &[u8; 4] = b"KLob";
 const CARE: &[u8; 4] = b"KLca";
+const TIMER: &[u8; 4] = b"KLti";
+const VERSION: &str = "state version";
 
 /// A record that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -45,14 +50,19 @@ pub enum RecordError {
 fn seal(magic: &[u8; 4], body: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(body.len() + 9);
     out.put_slice(magic);
-    out.put_u8(FORMAT);
+    out.put_u8(format_of(magic));
     out.put_slice(body);
     let crc = crc32c::crc32c(&out);
     out.put_u32_le(crc);
     out.freeze()
 }
 
-fn open<'a>(magic: &[u8; 4], what: &'static str, bytes: &'a [u8]) -> Result<&'a [u8], RecordError> {
+fn format_of(magic: &[u8; 4]) -> u8 {
+    if magic == STATE { STATE_FORMAT } else { FORMAT }
+}
+
+/// The format and the body.
+fn open<'a>(magic: &[u8; 4], what: &'static str, bytes: &'a [u8]) -> Result<(u8, &'a [u8]), RecordError> {
     if bytes.len() < 9 || &bytes[..4] != magic {
         return Err(RecordError::Foreign(what));
     }
@@ -61,7 +71,7 @@ fn open<'a>(magic: &[u8; 4], what: &'static str, bytes: &'a [u8]) -> Result<&'a 
         return Err(RecordError::Checksum(what));
     }
     match sealed[4] {
-        FORMAT => Ok(&sealed[5..]),
+        format if format <= format_of(magic) => Ok((format, &sealed[5..])),
         newer => Err(RecordError::Newer(what, newer)),
     }
 }
@@ -72,7 +82,7 @@ fn seal_named<T: Serialize>(magic: &[u8; 4], value: &T) -> Bytes {
 }
 
 fn open_named<T: DeserializeOwned>(magic: &[u8; 4], what: &'static str, bytes: &[u8]) -> Result<T, RecordError> {
-    let body = open(magic, what, bytes)?;
+    let (_, body) = open(magic, what, bytes)?;
     rmp_serde::from_slice(body).map_err(|e| RecordError::Body(what, e.to_string()))
 }
 
@@ -195,33 +205,69 @@ pub struct StateVersion {
     pub state_version: u32,
     /// Hashes of the last event ids, oldest first.
     pub recent_ids: Vec<u64>,
+    /// Its timers.
+    pub timers: Timers,
     /// Sequences at or below the cut that the key still owes (lagging keys).
     pub owed: Vec<u64>,
+    /// The state of the declared features, see [`crate::features`]; empty when there is none.
+    pub features: Bytes,
     /// The handler's state, named MessagePack.
     pub payload: Bytes,
 }
 
+/// What a version says beside ids and payloads.
+#[derive(Clone, Copy, Debug)]
+pub struct VersionHead<'a> {
+    /// The last sequence consumed.
+    pub applied: u64,
+    /// Event time of the last event.
+    pub event_time: Timestamp,
+    /// Name of the handler.
+    pub handler: &'a str,
+    /// Version of its state type.
+    pub state_version: u32,
+    /// The key's timers.
+    pub timers: &'a Timers,
+}
+
 /// Encodes a version without its tag: what the pool keeps until a checkpoint takes it.
 pub fn encode_version(
-    applied: u64,
-    event_time: Timestamp,
-    handler: &str,
-    state_version: u32,
+    head: VersionHead<'_>,
     recent_ids: impl ExactSizeIterator<Item = u64>,
+    features: impl FnOnce(&mut Vec<u8>),
     payload: impl FnOnce(&mut Vec<u8>),
 ) -> Bytes {
     let mut out = Vec::with_capacity(64 + recent_ids.len() * 8 + 512);
-    out.put_u64_le(applied);
-    out.put_i64_le(event_time.0);
-    out.put_u8(handler.len().min(255) as u8);
-    out.put_slice(&handler.as_bytes()[..handler.len().min(255)]);
-    out.put_u32_le(state_version);
+    out.put_u64_le(head.applied);
+    out.put_i64_le(head.event_time.0);
+    put_short(&mut out, head.handler);
+    out.put_u32_le(head.state_version);
     out.put_u16_le(recent_ids.len().min(usize::from(u16::MAX)) as u16);
     recent_ids.take(usize::from(u16::MAX)).for_each(|id| out.put_u64_le(id));
-    out.put_u16_le(0); // timers: none yet
+    out.put_u16_le(head.timers.iter().len() as u16);
+    for (due, name) in head.timers.iter() {
+        out.put_i64_le(due.0);
+        put_short(&mut out, name);
+    }
     out.put_u32_le(0); // owed sequences: see [`with_owed`]
+    let at = out.len();
+    out.put_u32_le(0);
+    features(&mut out);
+    let len = (out.len() - at - 4) as u32;
+    out[at..at + 4].copy_from_slice(&len.to_le_bytes());
     payload(&mut out);
     out.into()
+}
+
+fn put_short(out: &mut Vec<u8>, text: &str) {
+    out.put_u8(text.len().min(255) as u8);
+    out.put_slice(&text.as_bytes()[..text.len().min(255)]);
+}
+
+fn short<'a>(rest: &mut &'a [u8], what: &'static str) -> Result<&'a str, RecordError> {
+    let len = split(rest, 1, what)?[0];
+    let text = split(rest, usize::from(len), what)?;
+    std::str::from_utf8(text).map_err(|e| RecordError::Body(what, e.to_string()))
 }
 
 /// The last sequence consumed in an encoded version.
@@ -231,22 +277,47 @@ pub fn applied_of(version: &[u8]) -> u64 {
 
 /// The same version, with these sequences as what its key still owes.
 pub fn with_owed(version: &[u8], owed: &[u64]) -> Result<Bytes, RecordError> {
-    const WHAT: &str = "state version";
     let mut rest = version;
-    split(&mut rest, 16, WHAT)?;
-    let name = split(&mut rest, 1, WHAT)?[0];
-    split(&mut rest, usize::from(name) + 4, WHAT)?;
-    let ids = u16_le(&mut rest, WHAT)?;
-    split(&mut rest, usize::from(ids) * 8 + 2, WHAT)?;
+    to_timers(&mut rest)?;
+    timers(&mut rest)?;
     let head = &version[..version.len() - rest.len()];
-    let before = u32_le(&mut rest, WHAT)?;
-    split(&mut rest, before as usize * 8, WHAT)?;
+    owed_of(&mut rest)?;
     let mut out = Vec::with_capacity(version.len() + owed.len() * 8);
     out.put_slice(head);
     out.put_u32_le(owed.len() as u32);
     owed.iter().for_each(|seq| out.put_u64_le(*seq));
     out.put_slice(rest);
     Ok(out.into())
+}
+
+/// When the first timer of an encoded version is due, if it has any.
+pub fn next_due_of(version: &[u8]) -> Option<Timestamp> {
+    let mut rest = version;
+    to_timers(&mut rest).and_then(|()| timers(&mut rest)).ok()?.next_due()
+}
+
+/// Passes over everything before the timers.
+fn to_timers(rest: &mut &[u8]) -> Result<(), RecordError> {
+    split(rest, 16, VERSION)?;
+    short(rest, VERSION)?;
+    split(rest, 4, VERSION)?;
+    let ids = u16_le(rest, VERSION)?;
+    split(rest, usize::from(ids) * 8, VERSION).map(drop)
+}
+
+fn timers(rest: &mut &[u8]) -> Result<Timers, RecordError> {
+    let count = u16_le(rest, VERSION)?;
+    let timer = |_| {
+        let due = Timestamp(u64_le(rest, VERSION)? as i64);
+        Ok((due, short(rest, VERSION)?.into()))
+    };
+    (0..count).map(timer).collect::<Result<_, _>>().map(Timers::from_stored)
+}
+
+fn owed_of(rest: &mut &[u8]) -> Result<Vec<u64>, RecordError> {
+    let count = u32_le(rest, VERSION)? as usize;
+    let bytes = split(rest, count.saturating_mul(8), VERSION)?;
+    Ok(bytes.chunks_exact(8).map(|mut seq| seq.get_u64_le()).collect())
 }
 
 /// A state record: the committed version, if any, and the one that checkpoint `tag` writes.
@@ -262,42 +333,65 @@ pub fn encode_state(committed: Option<(Tag, &[u8])>, tag: Tag, version: &[u8]) -
     seal(STATE, &body)
 }
 
-/// The newest version in a state record that `checkpoint` makes valid, still encoded.
-pub fn valid_version(record: &Bytes, checkpoint: &Checkpoint) -> Result<Option<(Tag, Bytes)>, RecordError> {
+/// What a state record holds under some checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct ValidVersion {
+    /// The newest version that counts, still encoded.
+    pub newest: Option<(Tag, Bytes)>,
+    /// There is another one that does not: a checkpoint that wrote it was never finished. What that checkpoint wrote
+    /// beside it without a tag may be of either.
+    pub is_after_crash: bool,
+}
+
+/// The newest version in a state record that `checkpoint` makes valid.
+pub fn valid_version(record: &Bytes, checkpoint: &Checkpoint) -> Result<ValidVersion, RecordError> {
     const WHAT: &str = "state record";
-    let mut rest = open(STATE, WHAT, record)?;
-    let mut newest = None;
+    let (format, mut rest) = open(STATE, WHAT, record)?;
+    let mut found = ValidVersion::default();
     while !rest.is_empty() {
         let tag = Tag { n: u64_le(&mut rest, WHAT)?, epoch: u64_le(&mut rest, WHAT)? };
         let len = u32_le(&mut rest, WHAT)? as usize;
         let version = split(&mut rest, len, WHAT)?;
-        if checkpoint.is_valid(tag) && newest.as_ref().is_none_or(|(t, _)| *t < tag) {
+        if !checkpoint.is_valid(tag) {
+            found.is_after_crash = true;
+        } else if found.newest.as_ref().is_none_or(|(t, _)| *t < tag) {
             // A copy: a slice would keep the whole record, and whatever block of the store it came in, for as long as the
             // session is resident.
-            newest = Some((tag, Bytes::copy_from_slice(version)));
+            let version = if format == 1 { from_format_1(version)? } else { Bytes::copy_from_slice(version) };
+            found.newest = Some((tag, version));
         }
     }
-    Ok(newest)
+    Ok(found)
+}
+
+/// Format 1 had no declared features.
+fn from_format_1(version: &[u8]) -> Result<Bytes, RecordError> {
+    let mut rest = version;
+    to_timers(&mut rest)?;
+    timers(&mut rest)?;
+    owed_of(&mut rest)?;
+    let mut out = Vec::with_capacity(version.len() + 4);
+    out.put_slice(&version[..version.len() - rest.len()]);
+    out.put_u32_le(0);
+    out.put_slice(rest);
+    Ok(out.into())
 }
 
 /// Decodes what [`encode_version`] made.
 pub fn decode_version(version: &Bytes) -> Result<StateVersion, RecordError> {
-    const WHAT: &str = "state version";
     let mut rest: &[u8] = version;
-    let applied = u64_le(&mut rest, WHAT)?;
-    let event_time = Timestamp(u64_le(&mut rest, WHAT)? as i64);
-    let name_len = split(&mut rest, 1, WHAT)?[0];
-    let name = split(&mut rest, usize::from(name_len), WHAT)?;
-    let handler = String::from_utf8(name.to_vec()).map_err(|e| RecordError::Body(WHAT, e.to_string()))?;
-    let state_version = u32_le(&mut rest, WHAT)?;
-    let ids = u16_le(&mut rest, WHAT)?;
-    let recent_ids = (0..ids).map(|_| u64_le(&mut rest, WHAT)).collect::<Result<_, _>>()?;
-    if u16_le(&mut rest, WHAT)? != 0 {
-        return Err(RecordError::Body(WHAT, "it has timers, which this release does not know".to_owned()));
-    }
-    let owed = (0..u32_le(&mut rest, WHAT)?).map(|_| u64_le(&mut rest, WHAT)).collect::<Result<_, _>>()?;
+    let applied = u64_le(&mut rest, VERSION)?;
+    let event_time = Timestamp(u64_le(&mut rest, VERSION)? as i64);
+    let handler = short(&mut rest, VERSION)?.to_owned();
+    let state_version = u32_le(&mut rest, VERSION)?;
+    let ids = u16_le(&mut rest, VERSION)?;
+    let recent_ids = (0..ids).map(|_| u64_le(&mut rest, VERSION)).collect::<Result<_, _>>()?;
+    let timers = timers(&mut rest)?;
+    let owed = owed_of(&mut rest)?;
+    let len = u32_le(&mut rest, VERSION)? as usize;
+    let features = version.slice_ref(split(&mut rest, len, VERSION)?);
     let payload = version.slice_ref(rest);
-    Ok(StateVersion { applied, event_time, handler, state_version, recent_ids, owed, payload })
+    Ok(StateVersion { applied, event_time, handler, state_version, recent_ids, timers, owed, features, payload })
 }
 
 fn split<'a>(rest: &mut &'a [u8], len: usize, what: &'static str) -> Result<&'a [u8], RecordError> {
@@ -344,6 +438,18 @@ impl Head {
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         open_named(HEAD, "head record", bytes)
     }
+}
+
+/// When the first timer of a key is due, as stored.
+pub fn encode_first_timer(due: Timestamp) -> Bytes {
+    seal(TIMER, &due.0.to_le_bytes())
+}
+
+/// From the store.
+pub fn decode_first_timer(bytes: &[u8]) -> Result<Timestamp, RecordError> {
+    const WHAT: &str = "first timer of a key";
+    let (_, mut rest) = open(TIMER, WHAT, bytes)?;
+    u64_le(&mut rest, WHAT).map(|due| Timestamp(due as i64))
 }
 
 /// What a table is about to write: recorded before the first PUT, so that a crash repeats exactly this.
@@ -426,7 +532,7 @@ pub fn encode_block(tag: Tag, count: u32, rows: &[u8]) -> Bytes {
 /// The rows of a block from the store.
 pub fn decode_block(record: &Bytes) -> Result<Vec<Bytes>, RecordError> {
     const WHAT: &str = "outbox block";
-    let mut rest = open(BLOCK, WHAT, record)?;
+    let (_, mut rest) = open(BLOCK, WHAT, record)?;
     split(&mut rest, 16, WHAT)?;
     let count = u32_le(&mut rest, WHAT)?;
     let row = |_| {
@@ -500,7 +606,10 @@ mod tests {
     use super::*;
 
     fn version(applied: u64, payload: &'static [u8]) -> Bytes {
-        encode_version(applied, Timestamp(5), "h", 3, [1u64, 2].into_iter(), |out| out.extend_from_slice(payload))
+        let timers = Timers::from_stored(vec![(Timestamp(8), "b".into()), (Timestamp(6), "a".into())]);
+        let head = VersionHead { applied, event_time: Timestamp(5), handler: "h", state_version: 3, timers: &timers };
+        let ids = [1u64, 2].into_iter();
+        encode_version(head, ids, |out| out.extend_from_slice(b"feats"), |out| out.extend_from_slice(payload))
     }
 
     fn checkpoint(lines: &[(u64, u64)]) -> Checkpoint {
@@ -513,8 +622,10 @@ mod tests {
         let record = encode_state(Some((Tag { n: 4, epoch: 1 }, &old)), Tag { n: 5, epoch: 2 }, &new);
         let applied = |lines: &[(u64, u64)]| {
             let found = valid_version(&record, &checkpoint(lines)).expect("a record");
-            found.map(|(_, v)| decode_version(&v).expect("a version").applied)
+            found.newest.map(|(_, v)| decode_version(&v).expect("a version").applied)
         };
+        let after_crash = |lines| valid_version(&record, &checkpoint(lines)).expect("a record").is_after_crash;
+        assert!(after_crash(&[(1, 4)]) && !after_crash(&[(1, 4), (2, 5)]));
         assert_eq!(applied(&[(1, 4), (2, 5)]), Some(20));
         assert_eq!(applied(&[(1, 4), (2, 4)]), Some(10), "the newer half was never committed");
         assert_eq!(applied(&[(1, 4)]), Some(10), "a dead owner's half-written version stays invisible");
@@ -529,6 +640,29 @@ mod tests {
             (decoded.handler.as_str(), &decoded.recent_ids[..], &decoded.payload[..]),
             ("h", &[1, 2][..], &b"payload"[..])
         );
+        assert_eq!(decoded.features, &b"feats"[..]);
+        assert_eq!(decoded.timers.iter().collect::<Vec<_>>(), [(Timestamp(6), "a"), (Timestamp(8), "b")]);
+        assert_eq!(next_due_of(&version(7, b"payload")), Some(Timestamp(6)));
+    }
+
+    #[test]
+    fn a_state_of_format_1_is_still_read() {
+        let mut old = version(7, b"").to_vec();
+        let features = old.split_off(old.len() - 9);
+        assert_eq!(&features[4..], b"feats");
+        old.extend_from_slice(b"payload");
+        let mut record = BytesMut::from(&STATE[..]);
+        record.put_u8(1);
+        for n in [4, 1] {
+            record.put_u64_le(n);
+        }
+        record.put_u32_le(old.len() as u32);
+        record.put_slice(&old);
+        let crc = crc32c::crc32c(&record);
+        record.put_u32_le(crc);
+        let found = valid_version(&record.freeze(), &checkpoint(&[(1, 4)])).expect("a record");
+        let decoded = decode_version(&found.newest.expect("a version").1).expect("a version");
+        assert_eq!((decoded.applied, &decoded.features[..], &decoded.payload[..]), (7, &b""[..], &b"payload"[..]));
     }
 
     #[test]

@@ -316,6 +316,7 @@ impl RouterState {
         let status = &self.args.status;
         status.routed.store(through, Ordering::Relaxed);
         status.log_last.fetch_max(through, Ordering::Relaxed);
+        status.clock.store(self.clock.0, Ordering::Relaxed);
         if let Some(last) = batch.events.last() {
             status.routed_stored.store(last.stored.0, Ordering::Relaxed);
         }

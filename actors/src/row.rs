@@ -88,9 +88,8 @@ impl std::fmt::Debug for Emitter<'_> {
 }
 
 impl<'a> Emitter<'a> {
-    /// For `event`; appends to `rows`.
-    pub fn new(tables: &'a [EmittedTable], event: EventRef<'a>, rows: &'a mut Vec<EmittedRow>) -> Self {
-        let first = rows.len();
+    /// For `event`; appends to `rows`, of which those from `first` on are of the same event.
+    pub fn new(tables: &'a [EmittedTable], event: EventRef<'a>, rows: &'a mut Vec<EmittedRow>, first: usize) -> Self {
         Self { tables, event, rows, first }
     }
 
@@ -207,7 +206,7 @@ mod tests {
     #[test]
     fn a_row_comes_back_as_it_was_emitted() {
         let (batch, tables, mut rows) = (batch(), [EmittedTable::of::<Order>()], Vec::new());
-        let mut emitter = Emitter::new(&tables, batch.get(0), &mut rows);
+        let mut emitter = Emitter::new(&tables, batch.get(0), &mut rows, 0);
         let order = Order { total: 12, coupon: None, at: Timestamp(5) };
         emitter.emit(&order).expect("emitted");
         emitter.emit(&order).expect("emitted");
@@ -221,7 +220,7 @@ mod tests {
     #[test]
     fn what_is_not_declared_or_too_large_is_a_fault() {
         let (batch, tables, mut rows) = (batch(), [EmittedTable::of::<Order>()], Vec::new());
-        let mut emitter = Emitter::new(&tables, batch.get(0), &mut rows);
+        let mut emitter = Emitter::new(&tables, batch.get(0), &mut rows, 0);
         assert!(matches!(emitter.emit(&Unlisted {}), Err(Fault::Crash(_))));
         let coupon = Some("x".repeat(ROW_BYTES_MAX));
         let large = Order { total: 1, coupon, at: Timestamp(0) };

@@ -19,8 +19,11 @@ use crate::{
     dead_letter::DeadLetter,
     fault_point,
     handler::LogicFactory,
+    key::Key,
+    observe,
     shard::ShardMsg,
     status::{Status, lock},
+    timestamp::Timestamp,
     trials::Trials,
 };
 
@@ -48,6 +51,8 @@ pub struct Books {
     pub dead_behind: Vec<DeadLetter>,
     /// Cells whose feature answer is due.
     pub due: Vec<SharedCell>,
+    /// Keys whose first timer is due at another time than the partition knows.
+    pub first_timers: Vec<(Key, Option<Timestamp>)>,
 }
 
 /// What all sessions of a shard share.
@@ -166,10 +171,14 @@ impl Actor for Session {
                 } else {
                     books.dead.extend(turn.dead)
                 }
+                if let Some(due) = turn.first_timer {
+                    books.first_timers.push((lock(&state.cell).key().clone(), due));
+                }
                 if turn.feature_due {
                     books.due.push(Arc::clone(&state.cell));
                 }
                 drop(books);
+                observe::timers(&turn.timers);
                 fault_point::reached(fault_point::APPLIED);
                 if turn.feature_due && !state.desk.announced.swap(true, Ordering::AcqRel) {
                     // A committer that is gone takes the whole partition with it.

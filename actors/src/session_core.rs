@@ -8,16 +8,21 @@ use std::{
 };
 
 use bytes::Bytes;
+use compact_str::CompactString;
 
 use crate::{
-    event::EventRef,
+    event::{Event, EventRef},
     handler::{Context, Fault, Features, Logic, LogicFactory, StateError},
     key::Key,
     recent_ids::RecentIds,
-    record,
-    row::{EmittedRow, EmittedTable},
+    record::{self, VersionHead},
+    row::{EmittedRow, EmittedTable, Emitter},
+    timers::{Changing, Timers},
     timestamp::Timestamp,
 };
+
+/// Timers that fire at the place of one event, at most: one that sets itself again and again is a defect.
+pub const TIMERS_FIRED_MAX: usize = 1_000;
 
 /// The live state of one key.
 pub struct SessionCore {
@@ -25,6 +30,7 @@ pub struct SessionCore {
     applied: u64,
     event_time: Timestamp,
     recent: RecentIds,
+    timers: Timers,
 }
 
 /// How an event ended, if it ended well.
@@ -36,11 +42,31 @@ pub enum Outcome {
     Duplicate,
 }
 
+/// What timers did.
+#[derive(Debug, Default)]
+pub struct Firing {
+    /// The one that is being tried: left so when it fails or panics.
+    pub trying: Option<CompactString>,
+    /// Since this was last asked.
+    pub counts: TimerCounts,
+}
+
+/// Ends of timers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TimerCounts {
+    /// Fired.
+    pub fired: u64,
+    /// Fired, and rejected by their handler.
+    pub rejected: u64,
+    /// Given up together with the event that they were due before.
+    pub given_up: u64,
+}
+
 impl SessionCore {
     /// For a key never seen.
     pub fn new(factory: &Arc<dyn LogicFactory>) -> Result<Self, StateError> {
-        let (applied, event_time, recent) = Default::default();
-        Ok(Self { logic: guarded(|| Ok(factory.create()))?, applied, event_time, recent })
+        let (applied, event_time, recent, timers) = Default::default();
+        Ok(Self { logic: guarded(|| Ok(factory.create()))?, applied, event_time, recent, timers })
     }
 
     /// From what [`SessionCore::encode`] made.
@@ -59,33 +85,98 @@ impl SessionCore {
             applied: version.applied,
             event_time: version.event_time,
             recent: RecentIds::from_stored(&version.recent_ids),
+            timers: version.timers,
         })
     }
 
-    /// Runs the handler over `event`; what it emits to `tables` is appended to `rows`. On a fault the caller throws this core
-    /// away, except after [`Fault::Reject`]; nothing is emitted then.
+    /// Runs the handler over `event`, and over the timers that are due before it. On a fault the caller throws this core
+    /// away, except after [`Fault::Reject`]: then the timers have fired, and nothing else has happened.
     pub fn apply(
         &mut self,
         event: EventRef<'_>,
         tables: &[EmittedTable],
         rows: &mut Vec<EmittedRow>,
+        firing: &mut Firing,
     ) -> Result<Outcome, Fault> {
         let e = event.event();
         if e.id_hash.is_some_and(|id| self.recent.contains(id)) {
             self.applied = e.seq;
             return Ok(Outcome::Duplicate);
         }
-        let before = rows.len();
-        if let Err(fault) = self.logic.on_event(event, &mut Context::new(event, tables, rows)) {
-            rows.truncate(before);
-            return Err(fault);
+        let first = rows.len();
+        self.fire(event, tables, rows, firing)?;
+        if !e.is_tick {
+            let before = rows.len();
+            let mut timers = Changing::new(std::mem::take(&mut self.timers));
+            let emitter = Emitter::new(tables, event, rows, first);
+            let result = self.logic.on_event(event, &mut Context::new(event, emitter, &mut timers));
+            if let Err(fault) = result {
+                rows.truncate(before);
+                self.timers = timers.undone();
+                return Err(fault);
+            }
+            self.timers = timers.done();
+            self.event_time = self.event_time.max(e.time);
         }
         self.applied = e.seq;
-        self.event_time = self.event_time.max(e.time);
         if let Some(id) = e.id_hash {
             self.recent.push(id);
         }
         Ok(Outcome::Applied)
+    }
+
+    /// Fires the timers that are due at the place of `event`: those of its time, or of the newest before it, and earlier. On a
+    /// fault the caller throws this core away.
+    pub fn fire(
+        &mut self,
+        event: EventRef<'_>,
+        tables: &[EmittedTable],
+        rows: &mut Vec<EmittedRow>,
+        firing: &mut Firing,
+    ) -> Result<(), Fault> {
+        let time = event.event().time.max(self.event_time);
+        let (first, mut fired) = (rows.len(), 0);
+        while let Some((due, name)) = self.timers.take_due(time) {
+            fired += 1;
+            if fired > TIMERS_FIRED_MAX {
+                return Err(Fault::Crash(format!("more than {TIMERS_FIRED_MAX} timers fire at once, {name:?} too")));
+            }
+            firing.trying = Some(name.clone());
+            let before = rows.len();
+            let mut timers = Changing::new(std::mem::take(&mut self.timers));
+            let emitter = Emitter::new(tables, event, rows, first);
+            let mut context = Context { event_time: due, ..Context::new(event, emitter, &mut timers) };
+            match self.logic.on_timer(&name, &mut context) {
+                Ok(()) => {
+                    self.timers = timers.done();
+                    firing.counts.fired += 1;
+                }
+                Err(Fault::Reject(text)) => {
+                    rows.truncate(before);
+                    self.timers = timers.undone();
+                    tracing::warn!(seq = event.event().seq, timer = %name, text, "a timer is rejected by its handler");
+                    firing.counts.rejected += 1;
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
+        firing.trying = None;
+        Ok(())
+    }
+
+    /// Gives up the timers that are due at the place of `event`: they may be why it could not be processed.
+    pub fn give_up_timers(&mut self, event: &Event, firing: &mut Firing) {
+        let time = event.time.max(self.event_time);
+        while let Some((due, name)) = self.timers.take_due(time) {
+            let (seq, due) = (event.seq, due.to_rfc3339());
+            tracing::error!(seq, timer = %name, due, "a timer is given up together with the event that it was due before");
+            firing.counts.given_up += 1;
+        }
+    }
+
+    /// The key's timers.
+    pub fn timers(&self) -> &Timers {
+        &self.timers
     }
 
     /// Passes over a dead letter.
@@ -101,14 +192,15 @@ impl SessionCore {
     /// The state as a version record without its tag.
     pub fn encode(&self, factory: &Arc<dyn LogicFactory>) -> Result<Bytes, StateError> {
         let mut failed = Ok(());
-        let version = record::encode_version(
-            self.applied,
-            self.event_time,
-            factory.name(),
-            factory.state_version(),
-            self.recent.iter(),
-            |out| failed = guarded(|| self.logic.encode(out)),
-        );
+        let head = VersionHead {
+            applied: self.applied,
+            event_time: self.event_time,
+            handler: factory.name(),
+            state_version: factory.state_version(),
+            timers: &self.timers,
+        };
+        let payload = |out: &mut Vec<u8>| failed = guarded(|| self.logic.encode(out));
+        let version = record::encode_version(head, self.recent.iter(), |_| {}, payload);
         failed.map(|()| version)
     }
 

@@ -106,6 +106,7 @@ impl State for UserState {}
 
 impl Handler for SessionFeatures {
     type Config = SessionFeaturesConfig;
+    type Event<'e> = EventRef<'e>;
     type State = UserState;
 
     fn new(config: Self::Config) -> Result<Self, ConfigError> {
@@ -239,33 +240,15 @@ pub fn parse_duration_micros(text: &str) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
+    use serde_json::json;
 
     use super::*;
-    use crate::{
-        event::{EventBatch, KeyPaths},
-        ports::LogRecord,
-    };
+    use crate::handler_test::HandlerTest;
 
     fn after(payloads: &[&str]) -> serde_json::Value {
-        let handler = SessionFeatures::new(SessionFeaturesConfig::default()).expect("the defaults are valid");
-        let mut state = UserState::default();
-        let records = payloads.iter().enumerate().map(|(i, payload)| LogRecord {
-            seq: i as u64 + 1,
-            stored: Timestamp(1_795_176_000_000_000),
-            key: None,
-            payload: Bytes::copy_from_slice(payload.as_bytes()),
-            scanned: None,
-        });
-        let batch = EventBatch::decode(0, records.collect(), &KeyPaths::new(["domain_userid"]), None);
-        for event in batch.iter() {
-            let mut rows = Vec::new();
-            handler.on_event(&mut state, event, &mut Context::new(event, &[], &mut rows)).expect("no event is refused");
-        }
-        let mut out = b"{".to_vec();
-        handler.features(&state, &mut Features::new(&mut out));
-        out.push(b'}');
-        serde_json::from_slice(&out).expect("features are JSON")
+        let mut test = HandlerTest::of::<SessionFeatures>(json!({}), &["domain_userid"]);
+        payloads.iter().for_each(|payload| test.json(payload).applied());
+        test.features("u")
     }
 
     fn at(time: &str, rest: &str) -> String {

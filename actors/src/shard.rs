@@ -36,6 +36,7 @@ use crate::{
     session::{Books, Desk, Session, SessionState, SharedCell, Wake},
     slots::Slots,
     status::{Status, lock},
+    timer_index::TimerIndex,
     timestamp::Timestamp,
     trials::Trials,
 };
@@ -101,6 +102,8 @@ pub struct ShardArguments {
     pub verdicts: Arc<Verdicts>,
     /// ... and who may try events while some partition is careful.
     pub trials: Arc<Trials>,
+    /// Which keys have timers.
+    pub timers: Arc<Mutex<TimerIndex>>,
 }
 
 /// What a shard is told.
@@ -352,7 +355,12 @@ impl ShardState {
     fn report(&self) {
         let mut books = lock(&self.desk.books);
         let (unreported, rows) = (std::mem::take(&mut books.unreported), std::mem::take(&mut books.rows_change));
+        let first_timers = std::mem::take(&mut books.first_timers);
         drop(books);
+        if !first_timers.is_empty() {
+            let mut index = lock(&self.args.timers);
+            first_timers.iter().for_each(|(key, due)| index.set(key, *due));
+        }
         if unreported.total() > 0 {
             self.args.status.add(&unreported);
         }
@@ -479,11 +487,11 @@ impl ShardState {
             return;
         }
         let stored = record.as_ref().map(|r| record::valid_version(r, &self.args.checkpoint)).transpose();
-        let outcome = stored.map_err(|e| e.to_string()).and_then(|stored| {
-            let stored = stored.flatten();
-            let cause = if stored.is_some() { "hydrate" } else { "new" };
+        let outcome = stored.map_err(|e| e.to_string()).and_then(|found| {
+            let found = found.unwrap_or_default();
+            let cause = if found.newest.is_some() { "hydrate" } else { "new" };
             let mut cell = lock(&slot.cell);
-            let hydrated = cell.hydrate(&self.args.factory, stored).map(|()| cause).map_err(|e| e.0);
+            let hydrated = cell.hydrate(&self.args.factory, found).map(|()| cause).map_err(|e| e.0);
             self.args.status.parked.fetch_add(cell.parked() as i64, Ordering::Relaxed);
             hydrated
         });
@@ -765,7 +773,7 @@ impl ShardState {
             return shares;
         };
         for _ in 0..barrier.waiting.len() {
-            if shares.states.len() + shares.answers.len() + 2 > max {
+            if shares.states.len() + shares.answers.len() + 3 > max {
                 break;
             }
             let Some(shared) = barrier.waiting.pop_front() else { break };
@@ -789,6 +797,10 @@ impl ShardState {
                         shares.lagging.push((cell.key().clone(), owed_from));
                     }
                     shares.rows.extend(share.rows);
+                    if let Some(due) = share.first_timer {
+                        let name = RecordKey::Timer(self.args.partition, cell.key().clone());
+                        shares.states.push((name, due.map(record::encode_first_timer)));
+                    }
                     lock(&self.desk.books).rows_change += cell.rows_change();
                     drop(cell);
                     self.in_flight.push(shared);

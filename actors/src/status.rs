@@ -29,6 +29,8 @@ pub struct Status {
     pub log_last: AtomicU64,
     /// When the log stored the last routed event.
     pub routed_stored: AtomicI64,
+    /// Highest event time routed so far, in microseconds: the partition's clock.
+    pub clock: AtomicI64,
     /// When the last checkpoint committed.
     pub checkpoint_at: AtomicI64,
     /// Sessions in memory.

@@ -127,6 +127,12 @@ impl Logic for WatchedLogic {
         self.inner.on_event(event, context)
     }
 
+    fn on_timer(&mut self, timer: &str, context: &mut Context<'_>) -> Result<(), Fault> {
+        self.seq = context.seq;
+        let _call = self.slot.call(self.partition, context.seq);
+        self.inner.on_timer(timer, context)
+    }
+
     fn features(&self, features: &mut Features<'_>) {
         let _call = self.slot.call(self.partition, self.seq);
         self.inner.features(features);

@@ -26,7 +26,7 @@ use tokio::{sync::mpsc, time::Instant};
 
 use crate::support::{
     engine::{Setup, cut_at},
-    events::{BEGIN, doing, some_event},
+    events::{BEGIN, doing, some_event, some_timer},
     expect::Expect,
     gate::{Gate, Life, Mode, Step},
     handler::TallyRow,
@@ -65,6 +65,8 @@ struct Count {
     lagging: u64,
     /// Rows that the handler emitted to its table.
     emitted: u64,
+    /// Ticks in the logs.
+    ticks: u64,
     /// Processes that an event has killed, and events that were given up for it.
     killed: u64,
     killers: u64,
@@ -83,6 +85,7 @@ impl AddAssign for Count {
         self.troubles += other.troubles;
         self.lagging += other.lagging;
         self.emitted += other.emitted;
+        self.ticks += other.ticks;
         self.killed += other.killed;
         self.killers += other.killers;
         self.unlucky += other.unlucky;
@@ -210,6 +213,7 @@ async fn history(seed: u64) -> Count {
     world.window.store(random.range(0, 30), Relaxed);
     let (keys, mut id, mut zombies, mut count) = (random.range(2, 25), 0, Vec::new(), Count::default());
     let killers = random.one_in(4); // some events of this history kill whoever tries them
+    let timers = random.one_in(2);
     for _ in 0..random.range(2, 8) {
         let trouble_one_in = [0, 50, 12, 5][random.range(0, 4) as usize];
         world.weather.change(random.next(), Duration::from_millis(random.range(0, 30)), trouble_one_in);
@@ -225,7 +229,7 @@ async fn history(seed: u64) -> Count {
         count.lives += 1;
         let until = Instant::now() + Duration::from_millis(random.range(1, 1_500));
         while Instant::now() < until && !process.is_over() {
-            world.append((0..random.range(0, 25)).map(|_| any_event(&mut random, keys, &mut id, killers)));
+            world.append((0..random.range(0, 25)).map(|_| any_event(&mut random, keys, &mut id, killers, timers)));
             if random.one_in(12) {
                 stop_or_start(&mut random, &world);
             }
@@ -256,6 +260,8 @@ async fn history(seed: u64) -> Count {
     world.append((0..50).map(|_| some_event(&mut random, keys, &mut id)));
     count.unlucky = rest(&world, &setup, &clock, processes).await;
     count.events = world.last_seq();
+    count.ticks =
+        world.records().iter().filter(|record| record.payload.starts_with(b"{\"keyloom.tick\"")).count() as u64;
     count.emitted = world.output(TallyRow::TABLE).rows;
     (count.killed, count.careful) = (setup.handler.kills(), world.careful_starts());
     count.killers = world.checkpoint().counters.dead_lettered.get("killer").copied().unwrap_or(0);
@@ -263,7 +269,12 @@ async fn history(seed: u64) -> Count {
 }
 
 /// Any event; some make their key wait, so that checkpoints leave it behind, and some may end the process.
-fn any_event(random: &mut Random, keys: u64, id: &mut u64, killers: bool) -> NewRecord {
+fn any_event(random: &mut Random, keys: u64, id: &mut u64, killers: bool, timers: bool) -> NewRecord {
+    if timers && random.one_in(30) {
+        *id += 1;
+        let key = format!("user-{}", random.range(0, keys));
+        return some_timer(random, &key, *id);
+    }
     let what = match random.range(0, 300) {
         0..5 => format!("wait {}", random.range(1, 2_000)),
         5 if killers => ["kill", "kill", "kill 1"][random.range(0, 3) as usize].to_owned(),
@@ -301,7 +312,8 @@ async fn rest(world: &Arc<World>, setup: &Setup, clock: &Arc<PausedClock>, mut p
     loop {
         assert_eq!(world.violations(), [""; 0]);
         replace_lost(world, setup, clock, &mut processes).await;
-        if checkpoint != world.checkpoint().n && world.has_unlucky() {
+        let has_ticks = expect.last() < world.last_seq();
+        if has_ticks || (checkpoint != world.checkpoint().n && world.has_unlucky()) {
             checkpoint = world.checkpoint().n;
             expect = Expect::of(world, setup.attempts);
         }

@@ -6,6 +6,8 @@ use bytes::Bytes;
 use keyloom_actors::{
     key::Key,
     ports::{Claim, RecordKey, Store, StoreEntry, StoreError},
+    record,
+    timestamp::Timestamp,
 };
 use keyloom_tests::support::homes::Home;
 use tokio::time::timeout;
@@ -34,6 +36,7 @@ contract!(
     removed_dead_letters_are_gone_and_the_others_stay,
     removing_dead_letters_is_nothing_to_the_chain,
     letters_are_paged_while_some_go_and_others_come,
+    the_earliest_first_timers_are_found,
 );
 
 /// Longest wait for anything here.
@@ -358,6 +361,9 @@ async fn every_kind_of_record_has_a_place_of_its_own(home: Home) {
         RecordKey::Intent(1, "tt".to_owned()),
         RecordKey::Output(1, "t".to_owned()),
         RecordKey::Output(11, "t".to_owned()),
+        RecordKey::Care(1),
+        RecordKey::Timer(1, key("1")),
+        RecordKey::Timer(11, key("1")),
     ];
     let entries = keys.iter().enumerate().map(|(n, key)| (key.clone(), text(&n.to_string()))).collect();
     commit(&*store, &mut claim, "head", entries).await;
@@ -448,6 +454,32 @@ async fn dead_letters_are_listed_in_order_of_their_sequence(mut home: Home) {
     }
     assert_eq!(store.dead_letters(10, 0, 10).await.expect("listed"), [(3, Bytes::from("10 3"))]);
     assert_eq!(store.dead_letters(3, 0, 10).await.expect("listed"), []);
+}
+
+async fn the_earliest_first_timers_are_found(mut home: Home) {
+    let store = home.store().await;
+    let mut claim = claim(&*store, 1).await;
+    assert_eq!(store.first_timers(1, 10).await.expect("listed"), []);
+    let timer = |partition, name: &str, due: i64| {
+        (RecordKey::Timer(partition, key(name)), Some(record::encode_first_timer(Timestamp(due))))
+    };
+    let odd = "a.b *>\u{fc} c";
+    let entries =
+        vec![timer(1, "u1", 30), timer(1, odd, 10), timer(1, "u3", 20), timer(1, "u4", 5), timer(11, "u1", 1)];
+    commit(&*store, &mut claim, "h1", entries).await;
+    commit(&*store, &mut claim, "h2", vec![timer(1, "u1", 15), (RecordKey::Timer(1, key("u4")), None)]).await;
+    drop(store);
+    home.restart();
+    let store = home.store().await;
+    for (max, expected) in
+        [(10, vec![(10, odd), (15, "u1"), (20, "u3")]), (2, vec![(10, odd), (15, "u1")]), (0, vec![])]
+    {
+        let mut found = store.first_timers(1, max).await.expect("listed");
+        found.sort();
+        let expected: Vec<_> = expected.into_iter().map(|(due, name)| (Timestamp(due), key(name))).collect();
+        assert_eq!(found, expected, "at most {max}");
+    }
+    assert_eq!(store.first_timers(2, 10).await.expect("listed"), []);
 }
 
 fn letters(partition: u32, seqs: impl IntoIterator<Item = u64>) -> Vec<StoreEntry> {

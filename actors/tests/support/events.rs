@@ -19,9 +19,17 @@ pub fn event(key: &str, id: u64) -> NewRecord {
 
 /// One that makes the handler do `what`: `panic`, `crash`, `reject`, `retry`, or one of these with a number of tries
 /// after which it succeeds (`crash 2`), or `wait <milliseconds>`: retried once after that time, or `kill`: the process ends
-/// (`kill 2`: only the first two times), or `hold`: it does not come back while [`super::handler::Counting::held`] is set.
+/// (`kill 2`: only the first two times), or `hold`: it does not come back while [`super::handler::Counting::held`] is set,
+/// or `timer <name> <minutes>`: a timer is set, `bad` to crash and `no` to be rejected when it fires, `again` to set itself.
 pub fn doing(what: &str, key: &str, id: u64) -> NewRecord {
     made(key, id, what, 0)
+}
+
+/// One that sets some timer of its key, or cancels one.
+pub fn some_timer(random: &mut Random, key: &str, id: u64) -> NewRecord {
+    let name = ["ok", "ok", "other", "again", "no", "bad"][random.range(0, 6) as usize];
+    let what = if random.one_in(9) { "cancel".to_owned() } else { format!("timer {name} {}", random.range(0, 150)) };
+    made(key, id, &what, random.range(0, 3))
 }
 
 /// One whose row belongs to hour `hour`.

@@ -10,10 +10,11 @@ use keyloom_actors::{
     recent_ids::RECENT_IDS_MAX,
     record::{self, Counters},
     row::Row,
+    timestamp::{SECOND, Timestamp},
 };
 
 use super::{
-    handler::{Tally, TallyRow, rows_of, stored_tally},
+    handler::{Tally, TallyRow, again_after, mark_of_timer, rows_of, stored_tally, timer_emits, timer_of},
     table,
     world::World,
 };
@@ -22,6 +23,10 @@ use super::{
 #[derive(Default)]
 pub struct Expect {
     last: u64,
+    /// Timers of each key that are still to fire, and the highest time of its events.
+    timers: BTreeMap<String, (BTreeMap<String, i64>, i64)>,
+    /// The highest event time of the log.
+    clock: i64,
     /// The tally of each key behind each event that it consumed.
     keys: BTreeMap<String, Vec<(u64, Tally)>>,
     dead: BTreeMap<u64, (Reason, u32)>,
@@ -52,46 +57,96 @@ impl Expect {
                 continue;
             };
             let text = |name: &str| json[name].as_str().unwrap_or_default().to_owned();
-            let key = text("domain_userid");
+            let is_tick = json["keyloom.tick"].is_string();
+            let owner = record.key.as_ref().filter(|_| is_tick).map(|key| String::from_utf8_lossy(key).into_owned());
+            let key = owner.unwrap_or_else(|| text("domain_userid"));
             if key.is_empty() {
                 expect.give_up(record.seq, Reason::NoKey, 0);
                 continue;
             }
-            expect.rows.insert(record.seq);
+            if !is_tick {
+                expect.rows.insert(record.seq);
+            }
+            let time = json["collector_tstamp"].as_str().and_then(Timestamp::parse).expect("all say their time").0;
+            expect.clock = expect.clock.max(time);
             let history = expect.keys.entry(key.clone()).or_default();
             let mut tally = history.last().map(|(_, tally)| *tally).unwrap_or_default();
-            let recent = recent.entry(key).or_default();
+            let recent = recent.entry(key.clone()).or_default();
             let id = text("event_id");
             if recent.contains(&id) {
                 history.push((record.seq, tally));
                 expect.counters.duplicate += 1;
                 continue;
             }
+            let (timers, newest) = expect.timers.entry(key).or_default();
+            let now = time.max(*newest);
             let what = text("do");
-            let (what, tries) = what.split_once(' ').unwrap_or((&what, ""));
-            let fails = tries.parse::<u32>().unwrap_or(u32::MAX) >= attempts;
+            let (what, said) = what.split_once(' ').unwrap_or((&what, ""));
+            let fails = said.parse::<u32>().unwrap_or(u32::MAX) >= attempts;
+            let is_given_up = |of: Reason| letter_of(world, record.seq) == Some(of);
+            // What is due before the event, in order; unless one of it is bad, which takes all of it and the event along.
+            let (before, mut index) = (timers.clone(), 0);
+            let mut fired = (tally, Vec::new());
+            let mut is_bad = false;
+            while let Some((due, name)) =
+                timers.iter().map(|(name, due)| (*due, name.clone())).min().filter(|t| t.0 <= now)
+            {
+                timers.remove(&name);
+                let due = Timestamp(due);
+                if name == "no" {
+                    continue;
+                }
+                is_bad |= name == "bad";
+                fired.0.add(mark_of_timer(&name, due));
+                if timer_emits(due) {
+                    fired.1.push(((record.seq, index), TallyRow { count: fired.0.count, digest: fired.0.digest }));
+                    index += 1;
+                }
+                if name == "again" {
+                    timers.insert(name, again_after(due).0);
+                }
+            }
             let end = match what {
-                _ if world.is_unlucky(record.seq) && letter_of(world, record.seq) == Some(Reason::Killer) => {
+                _ if world.is_unlucky(record.seq) && is_given_up(Reason::Killer) => {
                     expect.unlucky.insert(text("domain_userid"));
                     Some((Reason::Killer, LONE_DEATHS_MAX))
                 }
+                _ if is_bad => Some((Reason::Error, attempts)),
                 "panic" if fails => Some((Reason::Panic, attempts)),
                 "crash" | "retry" if fails => Some((Reason::Error, attempts)),
                 "reject" => Some((Reason::Reject, 1)),
-                "kill" if tries.is_empty() => Some((Reason::Killer, LONE_DEATHS_MAX)),
-                "hold" if tries == "for good" => Some((Reason::Stuck, 1)),
+                "kill" if said.is_empty() => Some((Reason::Killer, LONE_DEATHS_MAX)),
+                "hold" if said == "for good" => Some((Reason::Stuck, 1)),
                 _ => None,
             };
+            if is_bad || matches!(end, Some((Reason::Killer | Reason::Stuck, _))) {
+                *timers = before.into_iter().filter(|(_, due)| *due > now).collect();
+            } else {
+                tally = fired.0;
+                expect.emitted.extend(fired.1);
+            }
             if end.is_none() {
-                tally.add(record.seq);
-                for index in 0..rows_of(record.seq) {
-                    expect.emitted.insert((record.seq, index), TallyRow { count: tally.count, digest: tally.digest });
+                if !is_tick {
+                    tally.add(record.seq);
+                    for _ in 0..rows_of(record.seq) {
+                        expect
+                            .emitted
+                            .insert((record.seq, index), TallyRow { count: tally.count, digest: tally.digest });
+                        index += 1;
+                    }
+                    *newest = now;
+                    recent.push_back(id);
+                    if recent.len() > RECENT_IDS_MAX {
+                        recent.pop_front();
+                    }
+                }
+                if what == "timer" {
+                    let (name, minutes) = timer_of(said);
+                    timers.insert(name.to_owned(), time + minutes * 60 * SECOND);
+                } else if what == "cancel" {
+                    timers.remove("again");
                 }
                 expect.counters.applied += 1;
-                recent.push_back(id);
-                if recent.len() > RECENT_IDS_MAX {
-                    recent.pop_front();
-                }
             }
             history.push((record.seq, tally));
             if let Some((reason, attempts)) = end {
@@ -137,7 +192,15 @@ impl Expect {
                 return Some(format!("table {table} is at {cursor} of {last}"));
             }
         }
-        self.lacks_feature(world)
+        self.lacks_feature(world).or_else(|| {
+            let due = self.timers.iter().find(|(_, (timers, _))| timers.values().any(|due| *due <= self.clock));
+            due.map(|(key, (timers, _))| format!("timers of {key} are due at {}: {timers:?}", self.clock))
+        })
+    }
+
+    /// The log that it was made from ended here.
+    pub fn last(&self) -> u64 {
+        self.last
     }
 
     /// The first key whose features do not show its last event.
@@ -162,9 +225,11 @@ impl Expect {
             let name = RecordKey::State(world.partition, Key::new(key).expect("a key"));
             let state = world.value(&name).expect("state of every key");
             let valid = record::valid_version(&state, &checkpoint).expect("a state record");
-            let (_, version) = valid.expect("a version that counts");
+            let (_, version) = valid.newest.expect("a version that counts");
             let version = record::decode_version(&version).expect("a version");
             assert_eq!((version.applied, stored_tally(&version.payload)), (*last, *tally), "state of {key}");
+            let timers: BTreeMap<_, _> = version.timers.iter().map(|(due, name)| (name.to_owned(), due.0)).collect();
+            assert_eq!(timers, self.timers[key].0, "timers of {key}");
         }
         self.check_answers(world);
         self.check_dead_letters(world);

@@ -13,6 +13,7 @@ use keyloom_actors::{
     event::EventRef,
     handler::{Context, Fault, Features, Logic, LogicFactory, StateError},
     row::{EmittedTable, Row},
+    timestamp::{SECOND, Timestamp},
 };
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +44,21 @@ pub struct TallyRow {
 
 impl Row for TallyRow {
     const TABLE: &'static str = "emitted";
+}
+
+/// What a firing timer adds to the tally, as if it were a sequence.
+pub fn mark_of_timer(name: &str, due: Timestamp) -> u64 {
+    due.0 as u64 + name.len() as u64
+}
+
+/// When the timer `again` sets itself to.
+pub fn again_after(due: Timestamp) -> Timestamp {
+    Timestamp(due.0 + 40 * 60 * SECOND)
+}
+
+/// Whether a firing timer emits a row.
+pub fn timer_emits(due: Timestamp) -> bool {
+    due.0 / (60 * SECOND) % 2 == 0
 }
 
 /// How many rows the event at `seq` emits.
@@ -89,6 +105,12 @@ impl Counting {
         *tries += 1;
         *tries
     }
+}
+
+/// Name and minutes of `timer <name> <minutes>`.
+pub fn timer_of(said: &str) -> (&str, i64) {
+    let (name, minutes) = said.split_once(' ').expect("a name and minutes");
+    (name, minutes.parse().expect("minutes"))
 }
 
 /// So that a factory can be shared with the sessions it makes.
@@ -154,10 +176,26 @@ impl LogicFactory for Factory {
 }
 
 impl Logic for Session {
+    fn on_timer(&mut self, timer: &str, context: &mut Context<'_>) -> Result<(), Fault> {
+        if timer == "no" {
+            return Err(Fault::Reject("no".to_owned()));
+        }
+        let due = context.event_time;
+        self.tally.add(mark_of_timer(timer, due));
+        if self.counting.emits && timer_emits(due) {
+            context.emit(&TallyRow { count: self.tally.count, digest: self.tally.digest })?;
+        }
+        match timer {
+            "again" => context.set_timer("again", again_after(due)),
+            "bad" => Err(Fault::Crash("bad".to_owned())),
+            _ => Ok(()),
+        }
+    }
+
     fn on_event(&mut self, event: EventRef<'_>, context: &mut Context<'_>) -> Result<(), Fault> {
         let what = event.value_named("do").and_then(|v| v.as_str()).unwrap_or_default();
-        let (what, number) = what.split_once(' ').unwrap_or((&what, ""));
-        let number: u32 = number.parse().unwrap_or(u32::MAX);
+        let (what, said) = what.split_once(' ').unwrap_or((&what, ""));
+        let number: u32 = said.parse().unwrap_or(u32::MAX);
         self.tally.add(context.seq); // first of all, so that a failure has something to undo
         if self.counting.emits {
             for _ in 0..rows_of(context.seq) {
@@ -171,6 +209,14 @@ impl Logic for Session {
         let tries = self.counting.try_again(context.seq);
         let fails = tries <= number;
         match what {
+            "timer" => {
+                let (name, minutes) = timer_of(said);
+                context.set_timer(name, Timestamp(context.event_time.0 + minutes * 60 * SECOND))
+            }
+            "cancel" => {
+                context.cancel_timer("again");
+                Ok(())
+            }
             "kill" if fails => {
                 self.life.end();
                 self.counting.kills.fetch_add(1, Ordering::Relaxed);

@@ -88,7 +88,7 @@ impl TableBuffer for Buffer {
         match input {
             TableInput::Events(batch) => {
                 for event in batch.iter().map(|e| e.event()).filter(|e| positions.contains(&e.seq)) {
-                    if event.refused.as_deref().is_none_or(|r| !r.reason.enters_no_table()) {
+                    if event.enters_tables() {
                         self.line(event.time, format!("{} {}\n", event.seq, event.key));
                     }
                 }

@@ -18,8 +18,9 @@ use keyloom_actors::{
         Claim, Lake, LakeError, Log, LogError, LogInfo, LogReader, LogRecord, NewRecord, RecordKey, Store, StoreEntry,
         StoreError, Stored,
     },
-    record::{Checkpoint, Output},
+    record::{self, Checkpoint, Output},
     row::Row,
+    timer_index::Earliest,
     timestamp::Timestamp,
 };
 use tokio::sync::watch;
@@ -489,6 +490,22 @@ impl Store for Ports {
         });
         let letters: BTreeMap<u64, Bytes> = letters.collect();
         Ok(letters.into_iter().take(limit).collect())
+    }
+
+    async fn first_timers(&self, partition: u32, max: usize) -> Result<Vec<(Timestamp, Key)>, StoreError> {
+        if self.world.weather.call().await != Fate::Fine {
+            return Err(StoreError::Unavailable("the network".to_owned()));
+        }
+        let store = lock(&self.world.store);
+        let mut earliest = Earliest::new(max);
+        for (name, value) in &store.values {
+            if let RecordKey::Timer(p, key) = name
+                && *p == partition
+            {
+                earliest.push(record::decode_first_timer(value).expect("a time"), key.clone());
+            }
+        }
+        Ok(earliest.done())
     }
 
     async fn remove(&self, keys: &[RecordKey]) -> Result<(), StoreError> {

@@ -11,7 +11,13 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use fjall::{Keyspace, PersistMode};
-use keyloom_actors::ports::{Claim, RecordKey, Store, StoreEntry, StoreError};
+use keyloom_actors::{
+    key::Key,
+    ports::{Claim, RecordKey, Store, StoreEntry, StoreError},
+    record,
+    timer_index::Earliest,
+    timestamp::Timestamp,
+};
 
 use super::{EmbeddedHome, POISONED};
 
@@ -148,6 +154,23 @@ impl Store for EmbeddedStore {
                 ))
             });
             found.collect()
+        })
+        .await
+    }
+
+    async fn first_timers(&self, partition: u32, max: usize) -> Result<Vec<(Timestamp, Key)>, StoreError> {
+        let store = self.clone();
+        blocking(move || {
+            let mut earliest = Earliest::new(max);
+            let prefix = RecordKey::timers_prefix(partition);
+            for guard in store.home.records.prefix(&prefix) {
+                let (name, value) = guard.into_inner().map_err(unavailable)?;
+                let damaged = |what: String| StoreError::Corrupt(format!("when a key has a timer: {what}"));
+                let key = Key::from_bytes(&name[prefix.len()..]).map_err(|e| damaged(e.to_string()))?;
+                let due = record::decode_first_timer(&value).map_err(|e| damaged(e.to_string()))?;
+                earliest.push(due, key);
+            }
+            Ok(earliest.done())
         })
         .await
     }

@@ -127,7 +127,7 @@ impl TableBuffer for Cut {
             if event.seq > *positions.end() {
                 break;
             }
-            if event.refused.as_deref().is_some_and(|r| r.reason.enters_no_table()) {
+            if !event.enters_tables() {
                 continue;
             }
             let (partition, schema) = (self.partition, &self.schema);

@@ -13,6 +13,7 @@ mod batch;
 mod connect;
 mod durability;
 mod error;
+mod first_timers;
 mod leader;
 mod letters;
 mod log;

@@ -14,7 +14,11 @@ use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use keyloom_actors::ports::{Claim, RecordKey, Store, StoreEntry, StoreError};
+use keyloom_actors::{
+    key::Key,
+    ports::{Claim, RecordKey, Store, StoreEntry, StoreError},
+    timestamp::Timestamp,
+};
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Semaphore, time::sleep};
 use tracing::{info, warn};
@@ -330,6 +334,10 @@ impl Store for NatsStore {
         self.list_letters(partition, after, limit).await
     }
 
+    async fn first_timers(&self, partition: u32, max: usize) -> Result<Vec<(Timestamp, Key)>, StoreError> {
+        self.list_first_timers(partition, max).await
+    }
+
     async fn remove(&self, keys: &[RecordKey]) -> Result<(), StoreError> {
         let removals: Vec<_> = keys.iter().map(|key| self.clone().purge(self.subject(key), kind(key))).collect();
         stream::iter(removals).buffer_unordered(REMOVALS_IN_FLIGHT).try_for_each(|()| async { Ok(()) }).await
@@ -352,5 +360,6 @@ fn kind(key: &RecordKey) -> &'static str {
         RecordKey::Intent(..) => "intent",
         RecordKey::Output(..) => "output",
         RecordKey::Care(_) => "care",
+        RecordKey::Timer(..) => "first timer",
     }
 }

@@ -11,13 +11,15 @@ use std::{
 };
 
 use bytes::Bytes;
+use compact_str::CompactString;
 
 use crate::{
     counts::Counts,
     dead_letter::{DeadLetter, Reason},
-    event::QueuedEvent,
+    event::{Own, QueuedEvent},
     handler::{Fault, LogicFactory, StateError},
     key::Key,
+    look_ups::LookUp,
     record::{self, Tag, ValidVersion},
     row::EmittedRow,
     session_core::{Firing, Outcome, SessionCore, TimerCounts},
@@ -168,6 +170,8 @@ pub struct Cell {
     rows_reported: i64,
     trying: u64,
     firing: Firing,
+    /// Questions that were asked, by the sequence and the name, as far as they are outstanding.
+    asked: Vec<(u64, CompactString)>,
     /// When the first timer was due, as the partition was last told; `None`: it was told nothing.
     told_due: Option<Option<Timestamp>>,
     /// The same, as the store has it; `None` when what it has may be anything.
@@ -221,6 +225,8 @@ pub struct Turn {
     pub timers: TimerCounts,
     /// When the first timer is due now, where the partition does not know.
     pub first_timer: Option<Option<Timestamp>>,
+    /// Questions that nobody has been asked yet.
+    pub asks: Vec<LookUp>,
     /// The features became due for publication: the shard must list the cell.
     pub feature_due: bool,
     /// All of it belongs behind the cut under way, whatever the sequences say: the key lags in that checkpoint.
@@ -259,6 +265,7 @@ impl Cell {
             rows_reported: 0,
             trying: 0,
             firing: Firing::default(),
+            asked: Vec::new(),
             told_due: None,
             stored_due: Some(None),
             failure: None,
@@ -353,8 +360,9 @@ impl Cell {
             None => SessionCore::new(factory)?,
         };
         self.owes = false;
-        let due = core.timers().next_due();
-        self.stored_due = (!is_after_crash).then_some(due);
+        let due = core.waiting().timers.next_due();
+        let in_store = if core.waiting().look_ups.is_empty() { due } else { Some(Timestamp(0)) };
+        self.stored_due = (!is_after_crash).then_some(in_store);
         // The partition has read what the store says. Told again where that may be wrong.
         self.told_due = (!is_after_crash && due.is_none()).then_some(None);
         self.committed = stored;
@@ -416,7 +424,8 @@ impl Cell {
             self.unpublished_since = self.unpublished_since.or(stored);
         }
         self.trying = 0;
-        let due = core.timers().next_due();
+        let asks = self.new_look_ups(&core);
+        let due = core.waiting().timers.next_due();
         let first_timer = (self.told_due != Some(due)).then_some(due);
         self.told_due = Some(due);
         let timers = std::mem::take(&mut self.firing.counts);
@@ -436,11 +445,26 @@ impl Cell {
             rows_change,
             timers,
             first_timer,
+            asks,
             feature_due,
             is_behind,
             more,
             hungry,
         })
+    }
+
+    /// The questions that this cell has not yet handed out.
+    fn new_look_ups(&mut self, core: &SessionCore) -> Vec<LookUp> {
+        let look_ups = &core.waiting().look_ups;
+        if look_ups.is_empty() && self.asked.is_empty() {
+            return Vec::new();
+        }
+        let is = |look_up: &LookUp, (seq, name): &(u64, CompactString)| look_up.asked == *seq && look_up.name == *name;
+        self.asked.retain(|asked| look_ups.iter().any(|look_up| is(look_up, asked)));
+        let new = look_ups.iter().filter(|look_up| !self.asked.iter().any(|asked| is(look_up, asked)));
+        let new: Vec<_> = new.cloned().collect();
+        self.asked.extend(new.iter().map(|look_up| (look_up.asked, look_up.name.clone())));
+        new
     }
 
     /// Runs the event at the front of the queue, which has sequence `seq`.
@@ -449,7 +473,7 @@ impl Cell {
             core.skip(seq);
             return Ok(End::Dropped);
         };
-        if event.get().event().is_tick {
+        if event.get().event().own == Some(Own::Tick) {
             self.stored_due = None; // it came because somebody took a timer to be due; the next checkpoint says what is
         }
         let before = self.rows.len();
@@ -499,8 +523,8 @@ impl Cell {
     /// Gives up the event at the front of the queue.
     fn give_up(&mut self, core: &mut SessionCore, reason: Reason, error: String) -> End {
         let Some(Waiting::Event(event)) = self.inbox.front() else { return End::Dropped };
+        core.give_up(event.get());
         let event = event.get().event();
-        core.skip(event.seq);
         let attempts = self.attempts.get(&event.seq).copied().unwrap_or(0);
         self.dead.push(DeadLetter::of(event, reason, error, attempts));
         End::Dead(reason)

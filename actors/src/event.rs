@@ -42,12 +42,21 @@ pub struct Event {
     pub text: ByteString,
     /// Why it cannot be processed, if so.
     pub refused: Option<Box<Refused>>,
-    /// It is the engine's own, and only says that a timer of the key is due, see [`fields::TICK`].
-    pub is_tick: bool,
+    /// Set when it is the engine's own.
+    pub own: Option<Own>,
     /// Its fields, where they came with it; else they are in the batch.
     scanned: Option<Scanned>,
     fields: Range<u32>,
     known: Known,
+}
+
+/// Events that the engine itself appends for a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Own {
+    /// It only says that a timer of the key is due, see [`fields::TICK`].
+    Tick,
+    /// The answer to a question of the key, see [`fields::ANSWER`].
+    Answer,
 }
 
 /// Why an event cannot be processed.
@@ -197,7 +206,7 @@ pub fn dedupe_id(key: &[u8], event_id: &[u8]) -> u128 {
 impl Event {
     /// Whether tables that follow the log have a row of it: not of what nobody can read, and not of the engine's own.
     pub fn enters_tables(&self) -> bool {
-        !self.is_tick && !self.refused.as_ref().is_some_and(|refused| refused.reason.enters_no_table())
+        self.own.is_none() && !self.refused.as_ref().is_some_and(|refused| refused.reason.enters_no_table())
     }
 
     /// What was sent, cut to `bytes_max`, and its full length: for a dead letter.
@@ -281,7 +290,7 @@ fn decode_one(record: LogRecord, keys: &KeyPaths, fields: &mut Vec<Field>, clamp
         ByteString::new()
     });
     let instant = |id| value(id).and_then(|v| timestamp(&v));
-    let is_tick = known.place(FieldId::Tick).is_some();
+    let own = known.place(FieldId::Tick).map(|_| Own::Tick).or(known.place(FieldId::Answer).map(|_| Own::Answer));
     let collected = instant(FieldId::CollectorTstamp).unwrap_or(stored);
     let sane = collected >= EVENT_TIME_MIN && collected.0 <= stored.0.saturating_add(DAY);
     *clamped += u64::from(!sane);
@@ -301,7 +310,7 @@ fn decode_one(record: LogRecord, keys: &KeyPaths, fields: &mut Vec<Field>, clamp
         key,
         text,
         refused,
-        is_tick,
+        own,
         scanned: given,
         fields: range,
         known,
@@ -427,9 +436,9 @@ mod tests {
         let due = Timestamp(1_795_000_000_000_001);
         let payload = tick(due);
         let batch = decode(std::str::from_utf8(&payload).expect("text"), Some("u"));
-        assert!(batch.events[0].is_tick && batch.events[0].refused.is_none());
+        assert_eq!((batch.events[0].own, batch.events[0].refused.is_none()), (Some(Own::Tick), true));
         assert_eq!((batch.events[0].time, batch.get(0).key_str()), (due, "u"));
-        assert!(!decode(r#"{"tick":1}"#, Some("u")).events[0].is_tick);
+        assert_eq!(decode(r#"{"tick":1}"#, Some("u")).events[0].own, None);
     }
 
     #[test]

@@ -61,6 +61,8 @@ well_known! {
     Rejected = "keyloom.rejected",
     /// The engine's own: a timer of the key is due, see [`TICK`].
     Tick = "keyloom.tick",
+    /// The engine's own: the answer to a question of the key, see [`ANSWER`].
+    Answer = "keyloom.answer",
 }
 
 /// Name of the field that marks an event which a tool refused: its value is the dead-letter reason, and the rest of the
@@ -70,6 +72,9 @@ pub const REJECTED: &str = "keyloom.rejected";
 /// Name of the field that makes an event a tick: its value is a time at which a timer of the key is due. The engine appends
 /// ticks for keys that have a timer and no events; no handler and no table sees them.
 pub const TICK: &str = "keyloom.tick";
+
+/// Name of the field that makes an event the answer to a question of its key, see [`crate::look_ups::Said`].
+pub const ANSWER: &str = "keyloom.answer";
 
 /// The JSON type of a value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -3,15 +3,16 @@
 //! One struct, one trait, no macro. A handler is one value for all keys; what belongs to a key is its `State`. It runs
 //! synchronously, event by event, in the order of the log.
 
-use std::{collections::BTreeMap, panic::RefUnwindSafe, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, panic::RefUnwindSafe, pin::Pin, sync::Arc, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     event::{EventRef, FromEvent},
+    look_ups::LookUp,
     row::{EmittedTable, Emitter, Row},
-    timers::Changing,
     timestamp::Timestamp,
+    waiting::Changing,
 };
 
 /// Logic for one kind of key.
@@ -38,6 +39,26 @@ pub trait Handler: Send + Sync + RefUnwindSafe + Sized + 'static {
     /// event.
     fn on_timer(&self, state: &mut Self::State, timer: &str, context: &mut Context<'_>) -> Result<(), Fault> {
         let (_, _, _) = (state, timer, context);
+        Ok(())
+    }
+
+    /// Answers a question that [`Context::look_up`] asked: here a handler may wait for a service or a database. It runs beside
+    /// the session, possibly more than once for one question (a restart asks again); the first answer that the log has
+    /// counts, and a replay asks nobody. `question` is JSON. An error, a panic and no answer in time become
+    /// [`Answer::result`].
+    fn answer(
+        &self,
+        key: &str,
+        name: &str,
+        question: &str,
+    ) -> impl Future<Output = Result<serde_json::Value, String>> + Send {
+        let (_, _, _) = (key, name, question);
+        async { Err("this handler answers no questions: it does not implement `answer`".to_owned()) }
+    }
+
+    /// The answer to a question has come. Faults are those of any event; one that ends as a dead letter closes its question.
+    fn on_answer(&self, state: &mut Self::State, answer: Answer<'_>, context: &mut Context<'_>) -> Result<(), Fault> {
+        let (_, _, _) = (state, answer, context);
         Ok(())
     }
 
@@ -75,14 +96,38 @@ pub struct Context<'a> {
     /// When the log stored the event: the same on every replay, unlike a clock.
     pub now: Timestamp,
     pub(crate) emitter: Emitter<'a>,
-    pub(crate) timers: &'a mut Changing,
+    /// For what is due at this place: see [`crate::look_ups::LookUp::time`].
+    pub(crate) place_time: Timestamp,
+    pub(crate) waiting: &'a mut Changing,
+}
+
+/// What came of a question.
+#[derive(Debug, Clone, Copy)]
+pub struct Answer<'a> {
+    /// Name of the look-up.
+    pub name: &'a str,
+    /// The question, as JSON.
+    pub question: &'a str,
+    /// The answer as JSON, or why there is none.
+    pub result: Result<&'a str, &'a str>,
+}
+
+impl Answer<'_> {
+    /// The answer as a type of yours; one that does not fit is rejected. `Ok(Err(why))` when there is none.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<Result<T, &str>, Fault> {
+        match self.result {
+            Ok(json) => serde_json::from_str(json).map(Ok).map_err(|e| Fault::Reject(format!("the answer: {e}"))),
+            Err(why) => Ok(Err(why)),
+        }
+    }
 }
 
 impl<'a> Context<'a> {
     /// At the place of `event` in the log.
-    pub(crate) fn new(event: EventRef<'a>, emitter: Emitter<'a>, timers: &'a mut Changing) -> Self {
+    pub(crate) fn new(event: EventRef<'a>, emitter: Emitter<'a>, waiting: &'a mut Changing) -> Self {
         let e = event.event();
-        Self { key: event.key_str(), seq: e.seq, event_time: e.time, now: e.stored, emitter, timers }
+        let (seq, event_time, now) = (e.seq, e.time, e.stored);
+        Self { key: event.key_str(), seq, event_time, now, emitter, place_time: e.time, waiting }
     }
 
     /// Emits a row to the table of its type: exactly once if the event succeeds, else not at all. An error means that the
@@ -96,17 +141,33 @@ impl<'a> Context<'a> {
     /// or the wall clock while nothing comes). One that is already due fires before the key's next event. At most
     /// [`crate::timers::TIMERS_MAX`] per key.
     pub fn set_timer(&mut self, name: &str, due: Timestamp) -> Result<(), Fault> {
-        self.timers.set(name, due)
+        self.waiting.change(|waiting| waiting.timers.set(name, due))
     }
 
     /// Removes timer `name`; true when it was set.
     pub fn cancel_timer(&mut self, name: &str) -> bool {
-        self.timers.cancel(name)
+        self.waiting.change(|waiting| Ok(waiting.timers.cancel(name))).unwrap_or(false)
     }
 
     /// When timer `name` is due, if it is set.
     pub fn timer(&self, name: &str) -> Option<Timestamp> {
-        self.timers.due(name)
+        self.waiting.now().timers.due(name)
+    }
+
+    /// Asks the world outside: [`Handler::answer`] is called with `question` once this event has succeeded, and
+    /// [`Handler::on_answer`] with what it says, or with a failure after `timeout`. The key's other events go on meanwhile.
+    /// One question of each `name`: asking again forgets the one before. At most [`crate::look_ups::LOOK_UPS_MAX`] per key.
+    pub fn look_up<Q: Serialize + ?Sized>(&mut self, name: &str, question: &Q, timeout: Duration) -> Result<(), Fault> {
+        let question = serde_json::to_vec(question)
+            .map_err(|e| Fault::Crash(format!("the question of look-up {name:?} cannot be encoded: {e}")))?;
+        let look_up = LookUp {
+            name: name.into(),
+            asked: self.seq,
+            time: self.place_time,
+            timeout: Duration::from_millis(timeout.as_millis().min(u128::from(u32::MAX)) as u64),
+            question: question.into(),
+        };
+        self.waiting.change(|waiting| waiting.look_ups.add(look_up))
     }
 }
 
@@ -170,11 +231,16 @@ pub trait Logic: Send {
     fn on_event(&mut self, event: EventRef<'_>, context: &mut Context<'_>) -> Result<(), Fault>;
     /// See [`Handler::on_timer`].
     fn on_timer(&mut self, timer: &str, context: &mut Context<'_>) -> Result<(), Fault>;
+    /// See [`Handler::on_answer`].
+    fn on_answer(&mut self, answer: Answer<'_>, context: &mut Context<'_>) -> Result<(), Fault>;
     /// See [`Handler::features`].
     fn features(&self, features: &mut Features<'_>);
     /// Appends the state as named MessagePack.
     fn encode(&self, out: &mut Vec<u8>) -> Result<(), StateError>;
 }
+
+/// A look-up under way.
+pub type Looking = Pin<Box<dyn Future<Output = Result<serde_json::Value, String>> + Send>>;
 
 /// Makes [`Logic`] for keys.
 pub trait LogicFactory: Send + Sync + 'static {
@@ -184,6 +250,8 @@ pub trait LogicFactory: Send + Sync + 'static {
     fn state_version(&self) -> u32;
     /// The tables it emits rows to.
     fn tables(&self) -> &[EmittedTable];
+    /// See [`Handler::answer`].
+    fn look_up(&self, key: &str, name: &str, question: &[u8]) -> Looking;
     /// For a key never seen.
     fn create(&self) -> Box<dyn Logic>;
     /// From stored state.
@@ -202,6 +270,10 @@ impl<H: Handler> Logic for Typed<H> {
 
     fn on_timer(&mut self, timer: &str, context: &mut Context<'_>) -> Result<(), Fault> {
         self.handler.on_timer(&mut self.state, timer, context)
+    }
+
+    fn on_answer(&mut self, answer: Answer<'_>, context: &mut Context<'_>) -> Result<(), Fault> {
+        self.handler.on_answer(&mut self.state, answer, context)
     }
 
     fn features(&self, features: &mut Features<'_>) {
@@ -230,6 +302,12 @@ impl<H: Handler> LogicFactory for TypedFactory<H> {
 
     fn tables(&self) -> &[EmittedTable] {
         &self.tables
+    }
+
+    fn look_up(&self, key: &str, name: &str, question: &[u8]) -> Looking {
+        let (key, name) = (key.to_owned(), name.to_owned());
+        let (handler, question) = (Arc::clone(&self.handler), String::from_utf8_lossy(question).into_owned());
+        Box::pin(async move { handler.answer(&key, &name, &question).await })
     }
 
     fn create(&self) -> Box<dyn Logic> {

@@ -19,6 +19,7 @@ use crate::{
     event::{self, EventBatch, KeyPaths},
     handler::{Fault, Handler, LogicFactory, Registry},
     key::Key,
+    look_ups,
     ports::LogRecord,
     row::{EmittedRow, Row, StoredRow},
     session_core::{Firing, Outcome, SessionCore},
@@ -153,7 +154,30 @@ impl HandlerTest {
     #[track_caller]
     pub fn timers(&self, key: &str) -> BTreeMap<String, Timestamp> {
         let core = self.core(key);
-        core.iter().flat_map(|core| core.timers().iter()).map(|(due, name)| (name.to_owned(), due)).collect()
+        core.iter().flat_map(|core| core.waiting().timers.iter()).map(|(due, name)| (name.to_owned(), due)).collect()
+    }
+
+    /// The questions of `key` that wait for an answer, as JSON by name.
+    #[track_caller]
+    pub fn questions(&self, key: &str) -> BTreeMap<String, serde_json::Value> {
+        let core = self.core(key);
+        let asked = core.iter().flat_map(|core| core.waiting().look_ups.iter());
+        let json = |question: &[u8]| serde_json::from_slice(question).expect("a question is JSON");
+        asked.map(|look_up| (look_up.name.to_string(), json(&look_up.question))).collect()
+    }
+
+    /// Answers the question `name` of `key`, or says why there is no answer.
+    #[track_caller]
+    pub fn answer(&mut self, key: &str, name: &str, result: Result<serde_json::Value, &str>) -> Ended {
+        let core = self.core(key);
+        let mut asked = core.iter().flat_map(|core| core.waiting().look_ups.iter());
+        let Some(look_up) = asked.find(|look_up| look_up.name == name) else {
+            panic!("{key:?} waits for no answer to {name:?}, but to {:?}", self.questions(key).into_keys())
+        };
+        let payload = look_ups::answer(look_up, result.map_err(str::to_owned));
+        self.seq += 1;
+        let key = Some(Bytes::copy_from_slice(key.as_bytes()));
+        self.try_record(LogRecord { seq: self.seq, stored: self.clock, key, payload, scanned: None })
     }
 
     /// Takes the rows that were emitted since this was last asked; all of them must be of table `R`.
@@ -184,7 +208,8 @@ impl HandlerTest {
 
     fn next_timer(&self) -> Option<(Timestamp, Key)> {
         let due = |(key, state): (&Key, &Bytes)| crate::record::next_due_of(state).map(|due| (due, key.clone()));
-        self.states.iter().filter_map(due).min()
+        let timers = self.states.iter().filter(|(key, _)| !self.timers(key.as_str()).is_empty());
+        timers.filter_map(due).min()
     }
 
     #[track_caller]
@@ -240,7 +265,9 @@ impl HandlerTest {
                 "the handler rejected an event after it had changed the state"
             );
         }
-        core.skip(event.event().seq); // as the engine does with a rejected event; the others are there already
+        if matches!(ended, Ended::Rejected(_)) {
+            core.give_up(event);
+        }
         let state = core.encode(&self.factory).unwrap_or(state);
         self.rows.extend(rows);
         self.decode(&state);

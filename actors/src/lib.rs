@@ -8,6 +8,7 @@
 
 const _: () = assert!(cfg!(panic = "unwind"), "supervision needs panic = \"unwind\"");
 
+pub mod asker;
 pub mod batcher;
 pub mod budget;
 pub mod careful;
@@ -24,6 +25,7 @@ pub mod fields;
 pub mod handler;
 pub mod handler_test;
 pub mod key;
+pub mod look_ups;
 pub mod observe;
 pub mod outbox;
 pub mod pacing;
@@ -47,5 +49,6 @@ pub mod timer_index;
 pub mod timers;
 pub mod timestamp;
 pub mod trials;
+pub mod waiting;
 pub mod watchdog;
 pub mod workers;

@@ -48,6 +48,7 @@ pub fn describe() {
     );
     describe_counter!("keyloom_timers_total", Unit::Count, "Timers of keys, by outcome: fired, rejected, given_up.");
     describe_counter!("keyloom_ticks_total", Unit::Count, "Ticks appended for keys with a timer due and no events.");
+    describe_counter!("keyloom_look_ups_total", Unit::Count, "Look-ups of handlers, by outcome: answered, failed.");
     describe_counter!("keyloom_tick_retries_total", Unit::Count, "Appends of ticks that had to be tried again.");
     describe_gauge!("keyloom_timed_keys", Unit::Count, "Keys that have timers and that the partition remembers.");
     describe_gauge!("keyloom_lake_stalled", Unit::Count, "1 while the lake does not take a table's files.");
@@ -110,6 +111,11 @@ pub fn timers(counts: &TimerCounts) {
 /// Ticks are in the log.
 pub fn ticks_appended(n: u64) {
     counter!("keyloom_ticks_total").increment(n);
+}
+
+/// A look-up ended.
+pub fn looked_up(outcome: &'static str) {
+    counter!("keyloom_look_ups_total", "outcome" => outcome).increment(1);
 }
 
 /// An append of ticks has to be tried again.

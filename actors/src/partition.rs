@@ -12,9 +12,10 @@ use std::{
 };
 
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::{
+    asker::{Asker, LOOK_UPS_AT_ONCE},
     batcher::{Batcher, BatcherArguments, BatcherMsg, Source, TableSpec},
     budget::Backoff,
     careful::{Care, Start},
@@ -462,6 +463,15 @@ async fn grow(
     let (committer, _) =
         Actor::spawn_linked(name("committer"), Committer, arguments, cell.clone()).await.map_err(failed)?;
     let timers = Arc::new(Mutex::new(TimerIndex::new(TIMED_KEYS_MAX)));
+    let asker = Arc::new(Asker {
+        partition,
+        log: Arc::clone(&homes.log),
+        factory: Arc::clone(&plan.factory),
+        status: Arc::clone(status),
+        runtime: tokio::runtime::Handle::current(),
+        permits: Arc::new(Semaphore::new(LOOK_UPS_AT_ONCE)),
+        under_way: Mutex::default(),
+    });
     let mut shards = Vec::new();
     for index in 0..plan.shards.max(1) {
         let worker = plan.workers.next();
@@ -486,6 +496,7 @@ async fn grow(
             verdicts: Arc::clone(&verdicts),
             trials: Arc::clone(&plan.workers.trials),
             timers: Arc::clone(&timers),
+            asker: Arc::clone(&asker),
         };
         let (parent, name) = (cell.clone(), Some(format!("shard-{partition}-{index}-{epoch}")));
         let started = worker.runtime.spawn(Actor::spawn_linked(name, Shard, arguments, parent));

@@ -3,7 +3,7 @@
 //! Pure. Every record is sealed: a magic, a format version, the body, a CRC-32C over all of it. A reader refuses what it
 //! does not know instead of guessing.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -11,13 +11,15 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{
     careful::Care,
     dead_letter::{DeadLetter, Reason},
+    look_ups::{LookUp, LookUps},
     outbox::OutboxEnd,
     timers::Timers,
     timestamp::Timestamp,
+    waiting::Waiting,
 };
 
 const FORMAT: u8 = 1;
-/// Of state records: 2 added the declared features.
+/// Of state records: 2 added questions and declared features.
 const STATE_FORMAT: u8 = 2;
 const STATE: &[u8; 4] = b"KLst";
 const CHECKPOINT: &[u8; 4] = b"KLck";
@@ -205,8 +207,8 @@ pub struct StateVersion {
     pub state_version: u32,
     /// Hashes of the last event ids, oldest first.
     pub recent_ids: Vec<u64>,
-    /// Its timers.
-    pub timers: Timers,
+    /// Its timers and outstanding questions.
+    pub waiting: Waiting,
     /// Sequences at or below the cut that the key still owes (lagging keys).
     pub owed: Vec<u64>,
     /// The state of the declared features, see [`crate::features`]; empty when there is none.
@@ -226,8 +228,8 @@ pub struct VersionHead<'a> {
     pub handler: &'a str,
     /// Version of its state type.
     pub state_version: u32,
-    /// The key's timers.
-    pub timers: &'a Timers,
+    /// The key's timers and outstanding questions.
+    pub waiting: &'a Waiting,
 }
 
 /// Encodes a version without its tag: what the pool keeps until a checkpoint takes it.
@@ -244,12 +246,22 @@ pub fn encode_version(
     out.put_u32_le(head.state_version);
     out.put_u16_le(recent_ids.len().min(usize::from(u16::MAX)) as u16);
     recent_ids.take(usize::from(u16::MAX)).for_each(|id| out.put_u64_le(id));
-    out.put_u16_le(head.timers.iter().len() as u16);
-    for (due, name) in head.timers.iter() {
+    let Waiting { timers, look_ups } = head.waiting;
+    out.put_u16_le(timers.iter().len() as u16);
+    for (due, name) in timers.iter() {
         out.put_i64_le(due.0);
         put_short(&mut out, name);
     }
     out.put_u32_le(0); // owed sequences: see [`with_owed`]
+    out.put_u8(look_ups.iter().len() as u8);
+    for look_up in look_ups.iter() {
+        put_short(&mut out, &look_up.name);
+        out.put_u64_le(look_up.asked);
+        out.put_i64_le(look_up.time.0);
+        out.put_u32_le(look_up.timeout.as_millis() as u32);
+        out.put_u32_le(look_up.question.len() as u32);
+        out.put_slice(&look_up.question);
+    }
     let at = out.len();
     out.put_u32_le(0);
     features(&mut out);
@@ -290,10 +302,14 @@ pub fn with_owed(version: &[u8], owed: &[u64]) -> Result<Bytes, RecordError> {
     Ok(out.into())
 }
 
-/// When the first timer of an encoded version is due, if it has any.
+/// When the key of an encoded version must be looked after: when its first timer is due, and at once while an answer is
+/// outstanding, because who starts from here does not know that it was asked for.
 pub fn next_due_of(version: &[u8]) -> Option<Timestamp> {
     let mut rest = version;
-    to_timers(&mut rest).and_then(|()| timers(&mut rest)).ok()?.next_due()
+    to_timers(&mut rest).ok()?;
+    let timers = timers(&mut rest).ok()?;
+    owed_of(&mut rest).ok()?;
+    if rest.first().is_some_and(|look_ups| *look_ups > 0) { Some(Timestamp(0)) } else { timers.next_due() }
 }
 
 /// Passes over everything before the timers.
@@ -312,6 +328,20 @@ fn timers(rest: &mut &[u8]) -> Result<Timers, RecordError> {
         Ok((due, short(rest, VERSION)?.into()))
     };
     (0..count).map(timer).collect::<Result<_, _>>().map(Timers::from_stored)
+}
+
+fn look_ups(rest: &mut &[u8]) -> Result<LookUps, RecordError> {
+    let count = split(rest, 1, VERSION)?[0];
+    let look_up = |_| {
+        let name = short(rest, VERSION)?.into();
+        let asked = u64_le(rest, VERSION)?;
+        let time = Timestamp(u64_le(rest, VERSION)? as i64);
+        let timeout = Duration::from_millis(u64::from(u32_le(rest, VERSION)?));
+        let len = u32_le(rest, VERSION)? as usize;
+        let question = Bytes::copy_from_slice(split(rest, len, VERSION)?);
+        Ok(LookUp { name, asked, time, timeout, question })
+    };
+    (0..count).map(look_up).collect::<Result<_, _>>().map(LookUps::from_stored)
 }
 
 fn owed_of(rest: &mut &[u8]) -> Result<Vec<u64>, RecordError> {
@@ -364,14 +394,15 @@ pub fn valid_version(record: &Bytes, checkpoint: &Checkpoint) -> Result<ValidVer
     Ok(found)
 }
 
-/// Format 1 had no declared features.
+/// Format 1 had neither questions nor declared features.
 fn from_format_1(version: &[u8]) -> Result<Bytes, RecordError> {
     let mut rest = version;
     to_timers(&mut rest)?;
     timers(&mut rest)?;
     owed_of(&mut rest)?;
-    let mut out = Vec::with_capacity(version.len() + 4);
+    let mut out = Vec::with_capacity(version.len() + 5);
     out.put_slice(&version[..version.len() - rest.len()]);
+    out.put_u8(0);
     out.put_u32_le(0);
     out.put_slice(rest);
     Ok(out.into())
@@ -388,10 +419,11 @@ pub fn decode_version(version: &Bytes) -> Result<StateVersion, RecordError> {
     let recent_ids = (0..ids).map(|_| u64_le(&mut rest, VERSION)).collect::<Result<_, _>>()?;
     let timers = timers(&mut rest)?;
     let owed = owed_of(&mut rest)?;
+    let waiting = Waiting { timers, look_ups: look_ups(&mut rest)? };
     let len = u32_le(&mut rest, VERSION)? as usize;
     let features = version.slice_ref(split(&mut rest, len, VERSION)?);
     let payload = version.slice_ref(rest);
-    Ok(StateVersion { applied, event_time, handler, state_version, recent_ids, timers, owed, features, payload })
+    Ok(StateVersion { applied, event_time, handler, state_version, recent_ids, waiting, owed, features, payload })
 }
 
 fn split<'a>(rest: &mut &'a [u8], len: usize, what: &'static str) -> Result<&'a [u8], RecordError> {
@@ -607,7 +639,9 @@ mod tests {
 
     fn version(applied: u64, payload: &'static [u8]) -> Bytes {
         let timers = Timers::from_stored(vec![(Timestamp(8), "b".into()), (Timestamp(6), "a".into())]);
-        let head = VersionHead { applied, event_time: Timestamp(5), handler: "h", state_version: 3, timers: &timers };
+        let waiting = Waiting { timers, ..Waiting::default() };
+        let event_time = Timestamp(5);
+        let head = VersionHead { applied, event_time, handler: "h", state_version: 3, waiting: &waiting };
         let ids = [1u64, 2].into_iter();
         encode_version(head, ids, |out| out.extend_from_slice(b"feats"), |out| out.extend_from_slice(payload))
     }
@@ -641,15 +675,29 @@ mod tests {
             ("h", &[1, 2][..], &b"payload"[..])
         );
         assert_eq!(decoded.features, &b"feats"[..]);
-        assert_eq!(decoded.timers.iter().collect::<Vec<_>>(), [(Timestamp(6), "a"), (Timestamp(8), "b")]);
+        assert_eq!(decoded.waiting.timers.iter().collect::<Vec<_>>(), [(Timestamp(6), "a"), (Timestamp(8), "b")]);
         assert_eq!(next_due_of(&version(7, b"payload")), Some(Timestamp(6)));
+    }
+
+    #[test]
+    fn outstanding_questions_round_trip_and_are_looked_after_at_once() {
+        let question = Bytes::from_static(br#"{"sku":"a"}"#);
+        let (time, timeout) = (Timestamp(9), Duration::from_millis(250));
+        let look_up = LookUp { name: "price".into(), asked: 7, time, timeout, question };
+        let waiting = Waiting { look_ups: LookUps::from_stored(vec![look_up]), ..Waiting::default() };
+        let head = VersionHead { applied: 7, event_time: time, handler: "h", state_version: 1, waiting: &waiting };
+        let version = encode_version(head, [].into_iter(), |_| {}, |out| out.push(1));
+        let decoded = decode_version(&version).expect("a version");
+        assert_eq!((decoded.waiting, &decoded.payload[..]), (waiting, &[1][..]));
+        assert_eq!(next_due_of(&version), Some(Timestamp(0)));
+        assert_eq!(next_due_of(&with_owed(&version, &[3]).expect("a version")), Some(Timestamp(0)));
     }
 
     #[test]
     fn a_state_of_format_1_is_still_read() {
         let mut old = version(7, b"").to_vec();
-        let features = old.split_off(old.len() - 9);
-        assert_eq!(&features[4..], b"feats");
+        let features = old.split_off(old.len() - 10);
+        assert_eq!(&features[5..], b"feats");
         old.extend_from_slice(b"payload");
         let mut record = BytesMut::from(&STATE[..]);
         record.put_u8(1);

@@ -13,6 +13,7 @@ use std::{
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::{
+    asker::LOOK_UPS_WAITING_MAX,
     batcher::BatcherMsg,
     budget::Backoff,
     committer::CommitterMsg,
@@ -214,6 +215,7 @@ impl RouterState {
             || uncommitted > UNCOMMITTED_EVENTS_MAX
             || status.rows_bytes.load(Ordering::Relaxed) > ROWS_BYTES_MAX
             || outbox_full
+            || status.look_ups.load(Ordering::Relaxed) > LOOK_UPS_WAITING_MAX
             || status.parked.load(Ordering::Relaxed) > PARKED_EVENTS_MAX;
         if is_full && self.routed >= self.args.floor {
             tokio::time::sleep(PULL_WAIT).await; // the committer sees the same numbers and makes a checkpoint

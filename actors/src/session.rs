@@ -12,6 +12,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::{
+    asker::Asker,
     careful::{TRIAL_EVENTS_MAX, Verdicts},
     cell::{Cell, TURN_EVENTS_MAX},
     committer::CommitterMsg,
@@ -73,6 +74,8 @@ pub struct Desk {
     pub trials: Arc<Trials>,
     /// ... and what is known of some events.
     pub verdicts: Arc<Verdicts>,
+    /// Who asks the world outside.
+    pub asker: Arc<Asker>,
     /// For what is rehearsed.
     pub partition: u32,
 }
@@ -179,6 +182,9 @@ impl Actor for Session {
                 }
                 drop(books);
                 observe::timers(&turn.timers);
+                for look_up in turn.asks {
+                    desk.asker.ask(lock(&state.cell).key().clone(), look_up);
+                }
                 fault_point::reached(fault_point::APPLIED);
                 if turn.feature_due && !state.desk.announced.swap(true, Ordering::AcqRel) {
                     // A committer that is gone takes the whole partition with it.

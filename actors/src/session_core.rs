@@ -11,14 +11,16 @@ use bytes::Bytes;
 use compact_str::CompactString;
 
 use crate::{
-    event::{Event, EventRef},
-    handler::{Context, Fault, Features, Logic, LogicFactory, StateError},
+    event::{Event, EventRef, Own},
+    fields::FieldId,
+    handler::{Answer, Context, Fault, Features, Logic, LogicFactory, StateError},
     key::Key,
+    look_ups::{LookUp, Said},
     recent_ids::RecentIds,
     record::{self, VersionHead},
     row::{EmittedRow, EmittedTable, Emitter},
-    timers::{Changing, Timers},
     timestamp::Timestamp,
+    waiting::{Changing, Waiting},
 };
 
 /// Timers that fire at the place of one event, at most: one that sets itself again and again is a defect.
@@ -30,7 +32,7 @@ pub struct SessionCore {
     applied: u64,
     event_time: Timestamp,
     recent: RecentIds,
-    timers: Timers,
+    waiting: Waiting,
 }
 
 /// How an event ended, if it ended well.
@@ -65,8 +67,8 @@ pub struct TimerCounts {
 impl SessionCore {
     /// For a key never seen.
     pub fn new(factory: &Arc<dyn LogicFactory>) -> Result<Self, StateError> {
-        let (applied, event_time, recent, timers) = Default::default();
-        Ok(Self { logic: guarded(|| Ok(factory.create()))?, applied, event_time, recent, timers })
+        let (applied, event_time, recent, waiting) = Default::default();
+        Ok(Self { logic: guarded(|| Ok(factory.create()))?, applied, event_time, recent, waiting })
     }
 
     /// From what [`SessionCore::encode`] made.
@@ -85,7 +87,7 @@ impl SessionCore {
             applied: version.applied,
             event_time: version.event_time,
             recent: RecentIds::from_stored(&version.recent_ids),
-            timers: version.timers,
+            waiting: version.waiting,
         })
     }
 
@@ -105,17 +107,25 @@ impl SessionCore {
         }
         let first = rows.len();
         self.fire(event, tables, rows, firing)?;
-        if !e.is_tick {
+        if e.own != Some(Own::Tick) {
+            let question = self.take_question(event);
             let before = rows.len();
-            let mut timers = Changing::new(std::mem::take(&mut self.timers));
+            let mut waiting = Changing::new(std::mem::take(&mut self.waiting));
             let emitter = Emitter::new(tables, event, rows, first);
-            let result = self.logic.on_event(event, &mut Context::new(event, emitter, &mut timers));
+            let mut context = Context::new(event, emitter, &mut waiting);
+            let result = match (e.own, &question) {
+                (None, _) => self.logic.on_event(event, &mut context),
+                (Some(_), Some((look_up, said))) => self.logic.on_answer(answer_of(look_up, said), &mut context),
+                (Some(_), None) => Ok(()), // nobody waits for it any more
+            };
             if let Err(fault) = result {
                 rows.truncate(before);
-                self.timers = timers.undone();
+                self.waiting = waiting.undone();
                 return Err(fault);
             }
-            self.timers = timers.done();
+            self.waiting = waiting.done();
+        }
+        if e.own.is_none() {
             self.event_time = self.event_time.max(e.time);
         }
         self.applied = e.seq;
@@ -136,24 +146,24 @@ impl SessionCore {
     ) -> Result<(), Fault> {
         let time = event.event().time.max(self.event_time);
         let (first, mut fired) = (rows.len(), 0);
-        while let Some((due, name)) = self.timers.take_due(time) {
+        while let Some((due, name)) = self.waiting.timers.take_due(time) {
             fired += 1;
             if fired > TIMERS_FIRED_MAX {
                 return Err(Fault::Crash(format!("more than {TIMERS_FIRED_MAX} timers fire at once, {name:?} too")));
             }
             firing.trying = Some(name.clone());
             let before = rows.len();
-            let mut timers = Changing::new(std::mem::take(&mut self.timers));
+            let mut waiting = Changing::new(std::mem::take(&mut self.waiting));
             let emitter = Emitter::new(tables, event, rows, first);
-            let mut context = Context { event_time: due, ..Context::new(event, emitter, &mut timers) };
+            let mut context = Context { event_time: due, ..Context::new(event, emitter, &mut waiting) };
             match self.logic.on_timer(&name, &mut context) {
                 Ok(()) => {
-                    self.timers = timers.done();
+                    self.waiting = waiting.done();
                     firing.counts.fired += 1;
                 }
                 Err(Fault::Reject(text)) => {
                     rows.truncate(before);
-                    self.timers = timers.undone();
+                    self.waiting = waiting.undone();
                     tracing::warn!(seq = event.event().seq, timer = %name, text, "a timer is rejected by its handler");
                     firing.counts.rejected += 1;
                 }
@@ -167,21 +177,35 @@ impl SessionCore {
     /// Gives up the timers that are due at the place of `event`: they may be why it could not be processed.
     pub fn give_up_timers(&mut self, event: &Event, firing: &mut Firing) {
         let time = event.time.max(self.event_time);
-        while let Some((due, name)) = self.timers.take_due(time) {
+        while let Some((due, name)) = self.waiting.timers.take_due(time) {
             let (seq, due) = (event.seq, due.to_rfc3339());
             tracing::error!(seq, timer = %name, due, "a timer is given up together with the event that it was due before");
             firing.counts.given_up += 1;
         }
     }
 
-    /// The key's timers.
-    pub fn timers(&self) -> &Timers {
-        &self.timers
+    /// What the key waits for.
+    pub fn waiting(&self) -> &Waiting {
+        &self.waiting
     }
 
-    /// Passes over a dead letter.
+    /// An answer takes its question away, whatever becomes of it.
+    fn take_question<'e>(&mut self, event: EventRef<'e>) -> Option<(LookUp, Said<'e>)> {
+        let value = event.value(FieldId::Answer).filter(|_| event.event().own == Some(Own::Answer))?;
+        let said = Said::parse(value.raw)?;
+        let look_up = self.waiting.look_ups.take(&said.name, said.asked)?;
+        Some((look_up, said))
+    }
+
+    /// Passes over an event that is gone from the log.
     pub fn skip(&mut self, seq: u64) {
         self.applied = seq;
+    }
+
+    /// Passes over a dead letter; an answer closes its question even so.
+    pub fn give_up(&mut self, event: EventRef<'_>) {
+        drop(self.take_question(event));
+        self.applied = event.event().seq;
     }
 
     /// The last sequence consumed.
@@ -197,7 +221,7 @@ impl SessionCore {
             event_time: self.event_time,
             handler: factory.name(),
             state_version: factory.state_version(),
-            timers: &self.timers,
+            waiting: &self.waiting,
         };
         let payload = |out: &mut Vec<u8>| failed = guarded(|| self.logic.encode(out));
         let version = record::encode_version(head, self.recent.iter(), |_| {}, payload);
@@ -221,6 +245,15 @@ impl SessionCore {
         let time = self.event_time.to_rfc3339();
         out.extend_from_slice(format!("}},\"event_time\":\"{time}\",\"seq\":{}}}", self.applied).as_bytes());
         Some(out.into())
+    }
+}
+
+fn answer_of<'a>(look_up: &'a LookUp, said: &'a Said<'_>) -> Answer<'a> {
+    let why = || said.failure.as_deref().unwrap_or("the answer says nothing");
+    Answer {
+        name: &look_up.name,
+        question: std::str::from_utf8(&look_up.question).unwrap_or_default(), // it was written as JSON
+        result: said.value.map(|value| value.get()).ok_or_else(why),
     }
 }
 

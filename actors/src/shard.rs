@@ -18,6 +18,7 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
+    asker::Asker,
     budget::{Backoff, RestartBudget},
     careful::Verdicts,
     cell::{Cell, Collected, Core, Failure, KeyLimits, Pushed, Recovery},
@@ -104,6 +105,8 @@ pub struct ShardArguments {
     pub trials: Arc<Trials>,
     /// Which keys have timers.
     pub timers: Arc<Mutex<TimerIndex>>,
+    /// Who asks the world outside.
+    pub asker: Arc<Asker>,
 }
 
 /// What a shard is told.
@@ -262,6 +265,7 @@ impl Actor for Shard {
             trials: Arc::clone(&args.trials),
             verdicts: Arc::clone(&args.verdicts),
             partition: args.partition,
+            asker: Arc::clone(&args.asker),
         });
         let mut state = ShardState {
             desk,

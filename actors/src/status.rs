@@ -39,6 +39,8 @@ pub struct Status {
     pub pool_bytes: AtomicI64,
     /// Sequences of events that wait to be read again: of keys that restart, or that are too hot for memory.
     pub parked: AtomicI64,
+    /// Questions of keys to the world outside that wait for their answers.
+    pub look_ups: AtomicI64,
     /// The oldest event that the last checkpoint does not cover although it is older than its cut; `u64::MAX` when there
     /// is none, 1 when it is not known yet.
     pub owed_from: AtomicU64,

@@ -67,48 +67,6 @@ impl Timers {
     }
 }
 
-/// Timers while one event works on them: what a rejected event did to them is undone.
-#[derive(Debug, Default)]
-pub struct Changing {
-    timers: Timers,
-    /// As they were, once anything has changed.
-    before: Option<Timers>,
-}
-
-impl Changing {
-    /// Of these timers.
-    pub fn new(timers: Timers) -> Self {
-        Self { timers, before: None }
-    }
-
-    /// See [`Timers::set`].
-    pub fn set(&mut self, name: &str, due: Timestamp) -> Result<(), Fault> {
-        self.before.get_or_insert_with(|| self.timers.clone());
-        self.timers.set(name, due)
-    }
-
-    /// See [`Timers::cancel`].
-    pub fn cancel(&mut self, name: &str) -> bool {
-        self.before.get_or_insert_with(|| self.timers.clone());
-        self.timers.cancel(name)
-    }
-
-    /// See [`Timers::due`].
-    pub fn due(&self, name: &str) -> Option<Timestamp> {
-        self.timers.due(name)
-    }
-
-    /// As they are now.
-    pub fn done(self) -> Timers {
-        self.timers
-    }
-
-    /// As they were.
-    pub fn undone(self) -> Timers {
-        self.before.unwrap_or(self.timers)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

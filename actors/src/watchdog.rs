@@ -17,7 +17,7 @@ use std::{
 use crate::{
     careful::Care,
     event::EventRef,
-    handler::{Context, Fault, Features, Logic, LogicFactory, StateError},
+    handler::{Answer, Context, Fault, Features, Logic, LogicFactory, Looking, StateError},
     ports::{RecordKey, Store, StoreError},
     record::Head,
     row::EmittedTable,
@@ -97,6 +97,10 @@ impl LogicFactory for Watched {
         self.factory.tables()
     }
 
+    fn look_up(&self, key: &str, name: &str, question: &[u8]) -> Looking {
+        self.factory.look_up(key, name, question)
+    }
+
     fn create(&self) -> Box<dyn Logic> {
         let call = self.slot.call(self.partition, 0);
         let inner = self.factory.create();
@@ -131,6 +135,12 @@ impl Logic for WatchedLogic {
         self.seq = context.seq;
         let _call = self.slot.call(self.partition, context.seq);
         self.inner.on_timer(timer, context)
+    }
+
+    fn on_answer(&mut self, answer: Answer<'_>, context: &mut Context<'_>) -> Result<(), Fault> {
+        self.seq = context.seq;
+        let _call = self.slot.call(self.partition, context.seq);
+        self.inner.on_answer(answer, context)
     }
 
     fn features(&self, features: &mut Features<'_>) {

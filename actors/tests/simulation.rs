@@ -26,7 +26,7 @@ use tokio::{sync::mpsc, time::Instant};
 
 use crate::support::{
     engine::{Setup, cut_at},
-    events::{BEGIN, doing, some_event, some_timer},
+    events::{BEGIN, doing, some_event, some_question, some_timer},
     expect::Expect,
     gate::{Gate, Life, Mode, Step},
     handler::TallyRow,
@@ -65,8 +65,9 @@ struct Count {
     lagging: u64,
     /// Rows that the handler emitted to its table.
     emitted: u64,
-    /// Ticks in the logs.
+    /// Ticks and answers in the logs.
     ticks: u64,
+    answers: u64,
     /// Processes that an event has killed, and events that were given up for it.
     killed: u64,
     killers: u64,
@@ -86,6 +87,7 @@ impl AddAssign for Count {
         self.lagging += other.lagging;
         self.emitted += other.emitted;
         self.ticks += other.ticks;
+        self.answers += other.answers;
         self.killed += other.killed;
         self.killers += other.killers;
         self.unlucky += other.unlucky;
@@ -260,8 +262,8 @@ async fn history(seed: u64) -> Count {
     world.append((0..50).map(|_| some_event(&mut random, keys, &mut id)));
     count.unlucky = rest(&world, &setup, &clock, processes).await;
     count.events = world.last_seq();
-    count.ticks =
-        world.records().iter().filter(|record| record.payload.starts_with(b"{\"keyloom.tick\"")).count() as u64;
+    let own = |prefix: &[u8]| world.records().iter().filter(|record| record.payload.starts_with(prefix)).count() as u64;
+    (count.ticks, count.answers) = (own(b"{\"keyloom.tick\""), own(b"{\"keyloom.answer\""));
     count.emitted = world.output(TallyRow::TABLE).rows;
     (count.killed, count.careful) = (setup.handler.kills(), world.careful_starts());
     count.killers = world.checkpoint().counters.dead_lettered.get("killer").copied().unwrap_or(0);
@@ -273,7 +275,7 @@ fn any_event(random: &mut Random, keys: u64, id: &mut u64, killers: bool, timers
     if timers && random.one_in(30) {
         *id += 1;
         let key = format!("user-{}", random.range(0, keys));
-        return some_timer(random, &key, *id);
+        return if random.one_in(2) { some_timer(random, &key, *id) } else { some_question(random, &key, *id) };
     }
     let what = match random.range(0, 300) {
         0..5 => format!("wait {}", random.range(1, 2_000)),

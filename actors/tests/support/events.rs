@@ -32,6 +32,12 @@ pub fn some_timer(random: &mut Random, key: &str, id: u64) -> NewRecord {
     made(key, id, &what, random.range(0, 3))
 }
 
+/// One that asks the world outside.
+pub fn some_question(random: &mut Random, key: &str, id: u64) -> NewRecord {
+    let name = ["a", "a", "b", "fails", "panics", "never", "reject", "crash"][random.range(0, 8) as usize];
+    made(key, id, &format!("ask {name}"), random.range(0, 3))
+}
+
 /// One whose row belongs to hour `hour`.
 pub fn at_hour(hour: u64, key: &str, id: u64) -> NewRecord {
     made(key, id, "", hour)

@@ -14,7 +14,9 @@ use keyloom_actors::{
 };
 
 use super::{
-    handler::{Tally, TallyRow, again_after, mark_of_timer, rows_of, stored_tally, timer_emits, timer_of},
+    handler::{
+        Tally, TallyRow, again_after, mark_of_answer, mark_of_timer, rows_of, stored_tally, timer_emits, timer_of,
+    },
     table,
     world::World,
 };
@@ -25,6 +27,8 @@ pub struct Expect {
     last: u64,
     /// Timers of each key that are still to fire, and the highest time of its events.
     timers: BTreeMap<String, (BTreeMap<String, i64>, i64)>,
+    /// Questions of each key without an answer: by name, the event that asked and the question.
+    questions: BTreeMap<String, BTreeMap<String, (u64, u64)>>,
     /// The highest event time of the log.
     clock: i64,
     /// The tally of each key behind each event that it consumed.
@@ -43,6 +47,12 @@ fn letter_of(world: &World, seq: u64) -> Option<Reason> {
     Some(record::decode_dead_letter(&value).expect("a dead letter").0.reason)
 }
 
+/// What the event is told to ask.
+fn said_of(json: &serde_json::Value) -> String {
+    let (_, name) = json["do"].as_str().and_then(|what| what.split_once(' ')).expect("a name");
+    name.to_owned()
+}
+
 impl Expect {
     /// Reads the log of `world`; every event has `attempts`.
     pub fn of(world: &World, attempts: u32) -> Self {
@@ -58,13 +68,15 @@ impl Expect {
             };
             let text = |name: &str| json[name].as_str().unwrap_or_default().to_owned();
             let is_tick = json["keyloom.tick"].is_string();
-            let owner = record.key.as_ref().filter(|_| is_tick).map(|key| String::from_utf8_lossy(key).into_owned());
+            let answer = Some(&json["keyloom.answer"]).filter(|answer| answer.is_object());
+            let is_own = is_tick || answer.is_some();
+            let owner = record.key.as_ref().filter(|_| is_own).map(|key| String::from_utf8_lossy(key).into_owned());
             let key = owner.unwrap_or_else(|| text("domain_userid"));
             if key.is_empty() {
                 expect.give_up(record.seq, Reason::NoKey, 0);
                 continue;
             }
-            if !is_tick {
+            if !is_own {
                 expect.rows.insert(record.seq);
             }
             let time = json["collector_tstamp"].as_str().and_then(Timestamp::parse).expect("all say their time").0;
@@ -78,6 +90,7 @@ impl Expect {
                 expect.counters.duplicate += 1;
                 continue;
             }
+            let questions = expect.questions.entry(key.clone()).or_default();
             let (timers, newest) = expect.timers.entry(key).or_default();
             let now = time.max(*newest);
             let what = text("do");
@@ -106,12 +119,22 @@ impl Expect {
                     timers.insert(name, again_after(due).0);
                 }
             }
+            // An answer closes its question, whatever becomes of it.
+            let answered = answer.and_then(|answer| {
+                let name = answer["name"].as_str().expect("a name").to_owned();
+                let asked = answer["asked"].as_u64().expect("a sequence");
+                questions.get(&name).filter(|(seq, _)| *seq == asked)?;
+                let (_, question) = questions.remove(&name)?;
+                Some((name, question, answer["value"].as_u64()))
+            });
             let end = match what {
                 _ if world.is_unlucky(record.seq) && is_given_up(Reason::Killer) => {
                     expect.unlucky.insert(text("domain_userid"));
                     Some((Reason::Killer, LONE_DEATHS_MAX))
                 }
                 _ if is_bad => Some((Reason::Error, attempts)),
+                _ if matches!(&answered, Some((name, ..)) if name == "reject") => Some((Reason::Reject, 1)),
+                _ if matches!(&answered, Some((name, ..)) if name == "crash") => Some((Reason::Error, attempts)),
                 "panic" if fails => Some((Reason::Panic, attempts)),
                 "crash" | "retry" if fails => Some((Reason::Error, attempts)),
                 "reject" => Some((Reason::Reject, 1)),
@@ -126,7 +149,15 @@ impl Expect {
                 expect.emitted.extend(fired.1);
             }
             if end.is_none() {
-                if !is_tick {
+                if let Some((name, question, value)) = answered {
+                    let value = value.map(|value| value.to_string());
+                    let mark = mark_of_answer(&name, &question.to_string(), value.as_deref().ok_or(()));
+                    tally.add(mark);
+                    if mark.is_multiple_of(5) {
+                        questions.insert("next".to_owned(), (record.seq, mark));
+                    }
+                }
+                if !is_own {
                     tally.add(record.seq);
                     for _ in 0..rows_of(record.seq) {
                         expect
@@ -143,6 +174,8 @@ impl Expect {
                 if what == "timer" {
                     let (name, minutes) = timer_of(said);
                     timers.insert(name.to_owned(), time + minutes * 60 * SECOND);
+                } else if what == "ask" {
+                    questions.insert(said_of(&json), (record.seq, record.seq));
                 } else if what == "cancel" {
                     timers.remove("again");
                 }
@@ -194,7 +227,9 @@ impl Expect {
         }
         self.lacks_feature(world).or_else(|| {
             let due = self.timers.iter().find(|(_, (timers, _))| timers.values().any(|due| *due <= self.clock));
-            due.map(|(key, (timers, _))| format!("timers of {key} are due at {}: {timers:?}", self.clock))
+            let due = due.map(|(key, (timers, _))| format!("timers of {key} are due at {}: {timers:?}", self.clock));
+            let asked = self.questions.iter().find(|(_, questions)| !questions.is_empty());
+            due.or_else(|| asked.map(|(key, questions)| format!("{key} waits for answers: {questions:?}")))
         })
     }
 
@@ -228,7 +263,8 @@ impl Expect {
             let (_, version) = valid.newest.expect("a version that counts");
             let version = record::decode_version(&version).expect("a version");
             assert_eq!((version.applied, stored_tally(&version.payload)), (*last, *tally), "state of {key}");
-            let timers: BTreeMap<_, _> = version.timers.iter().map(|(due, name)| (name.to_owned(), due.0)).collect();
+            let timers: BTreeMap<_, _> =
+                version.waiting.timers.iter().map(|(due, name)| (name.to_owned(), due.0)).collect();
             assert_eq!(timers, self.timers[key].0, "timers of {key}");
         }
         self.check_answers(world);

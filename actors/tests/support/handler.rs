@@ -11,7 +11,7 @@ use std::{
 
 use keyloom_actors::{
     event::EventRef,
-    handler::{Context, Fault, Features, Logic, LogicFactory, StateError},
+    handler::{Answer, Context, Fault, Features, Logic, LogicFactory, Looking, StateError},
     row::{EmittedTable, Row},
     timestamp::{SECOND, Timestamp},
 };
@@ -54,6 +54,19 @@ pub fn mark_of_timer(name: &str, due: Timestamp) -> u64 {
 /// When the timer `again` sets itself to.
 pub fn again_after(due: Timestamp) -> Timestamp {
     Timestamp(due.0 + 40 * 60 * SECOND)
+}
+
+/// What the world outside answers.
+fn answer_to(key: &str, question: &[u8]) -> u64 {
+    let number: u64 = std::str::from_utf8(question).expect("text").parse().expect("a number");
+    number.wrapping_mul(7) % 1_000 + key.len() as u64
+}
+
+/// What an answer adds to the tally, as if it were a sequence. Why there is none is not part of it.
+pub fn mark_of_answer(name: &str, question: &str, result: Result<&str, ()>) -> u64 {
+    let question: u64 = question.parse().expect("a number");
+    let value = result.map_or(1_000_003, |value| value.parse().expect("a number"));
+    question.wrapping_mul(31).wrapping_add(value).wrapping_add(name.len() as u64)
 }
 
 /// Whether a firing timer emits a row.
@@ -157,6 +170,21 @@ impl LogicFactory for Factory {
         &self.tables
     }
 
+    fn look_up(&self, key: &str, name: &str, question: &[u8]) -> Looking {
+        let (answer, life) = (answer_to(key, question), Arc::clone(&self.life));
+        let (name, wait) = (name.to_owned(), Duration::from_millis(answer % 300));
+        Box::pin(async move {
+            tokio::time::sleep(wait).await;
+            assert!(!life.is_over() || name != "never", "what comes too late is nothing");
+            match name.as_str() {
+                "fails" => Err("as told".to_owned()),
+                "panics" => panic!("told to panic"),
+                "never" => std::future::pending().await,
+                _ => Ok(answer.into()),
+            }
+        })
+    }
+
     fn create(&self) -> Box<dyn Logic> {
         Box::new(Session {
             counting: Arc::clone(&self.counting),
@@ -213,6 +241,7 @@ impl Logic for Session {
                 let (name, minutes) = timer_of(said);
                 context.set_timer(name, Timestamp(context.event_time.0 + minutes * 60 * SECOND))
             }
+            "ask" => context.look_up(said, &context.seq.clone(), Duration::from_millis(400)),
             "cancel" => {
                 context.cancel_timer("again");
                 Ok(())
@@ -240,6 +269,16 @@ impl Logic for Session {
             }
             _ => Ok(()),
         }
+    }
+
+    fn on_answer(&mut self, answer: Answer<'_>, context: &mut Context<'_>) -> Result<(), Fault> {
+        let mark = mark_of_answer(answer.name, answer.question, answer.result.map_err(|_| ()));
+        match answer.name {
+            "reject" => return Err(Fault::Reject("no".to_owned())),
+            "crash" => return Err(Fault::Crash("no".to_owned())),
+            _ => self.tally.add(mark),
+        }
+        if mark.is_multiple_of(5) { context.look_up("next", &mark, Duration::from_secs(1)) } else { Ok(()) }
     }
 
     fn features(&self, features: &mut Features<'_>) {

@@ -316,6 +316,11 @@ fn text(payload: &str, (from, to): (u32, u32)) -> &str {
 }
 
 impl<'a> Value<'a> {
+    /// The value that `raw`, one JSON value without blanks around it, says.
+    pub fn of(raw: &'a str) -> Self {
+        Self { kind: kind_of(raw.as_bytes()), raw }
+    }
+
     /// The text of a string; `None` for another type. Borrowed unless the string has escapes.
     pub fn as_str(&self) -> Option<Cow<'a, str>> {
         if self.kind != Kind::String || self.raw.len() < 2 {

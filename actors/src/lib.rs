@@ -21,6 +21,7 @@ pub mod event;
 pub mod failure;
 pub mod fault_point;
 pub mod feature_cache;
+pub mod features;
 pub mod fields;
 pub mod handler;
 pub mod handler_test;

@@ -1,0 +1,325 @@
+//! What one key remembers for its declared features, and its values as of any later moment.
+//!
+//! Pure. Each event is given once: repeats are absorbed before. The bytes hold what was learned by the hash of its
+//! definition: what is no longer declared is left out when they are read, what is new starts empty, the rest stays.
+
+use super::{
+    scalar,
+    session::{Happened, Session},
+    set::{BUILT_IN, FeatureKind, FeatureSet},
+    slot::{Input, Slot, Took},
+    value::Value,
+    window::{AsOf, Moment},
+};
+use crate::{
+    event::EventRef,
+    fields::FieldId,
+    handler::{Features, StateError},
+    timestamp::Timestamp,
+};
+
+/// First byte of the encoding.
+const VERSION: u8 = 1;
+/// `updated` of a slot that has taken nothing.
+const NEVER: i64 = i64::MIN;
+
+/// One key's state.
+#[derive(Debug, Clone)]
+pub struct FeatureState {
+    /// Time of the newest event.
+    newest: Option<i64>,
+    late: u64,
+    late_session: u64,
+    cut: u64,
+    session: Session,
+    slots: Box<[Held]>,
+}
+
+#[derive(Debug, Clone)]
+struct Held {
+    /// Time of the newest event that it took.
+    updated: i64,
+    slot: Slot,
+}
+
+impl Held {
+    fn updated(&self) -> Option<i64> {
+        (self.updated != NEVER).then_some(self.updated)
+    }
+}
+
+/// What became of an event.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// It was older than the key's newest event by more than the lateness: counted, and nothing else.
+    pub late: bool,
+    /// It belongs to a session that is over: no session changed.
+    pub late_session: bool,
+    /// Numbers that were too large and were cut.
+    pub cut: u32,
+}
+
+/// Which predicates were asked for an event, and which of them hold.
+struct Answers {
+    asked: [u64; Self::WORDS],
+    holds: [u64; Self::WORDS],
+}
+
+impl Answers {
+    const WORDS: usize = super::set::FEATURES_MAX.div_ceil(64);
+
+    #[inline]
+    fn holds(&mut self, set: &FeatureSet, predicate: usize, event: EventRef<'_>) -> bool {
+        let (word, bit) = (predicate / 64, 1u64 << (predicate % 64));
+        if self.asked[word] & bit == 0 {
+            self.asked[word] |= bit;
+            if set.predicates[predicate].holds(event) {
+                self.holds[word] |= bit;
+            }
+        }
+        self.holds[word] & bit != 0
+    }
+}
+
+impl FeatureState {
+    /// Of a key without events.
+    pub fn new(set: &FeatureSet) -> Self {
+        let slots = set.plans.iter().map(|plan| Held { updated: NEVER, slot: Slot::new(plan) }).collect();
+        Self { newest: None, late: 0, late_session: 0, cut: 0, session: Session::default(), slots }
+    }
+
+    /// Applies an event that was not applied before. `set` is the one that the state was made with.
+    pub fn apply(&mut self, set: &FeatureSet, event: EventRef<'_>) -> Applied {
+        let time = event.event().time.0;
+        let newest = self.newest.map_or(time, |newest| newest.max(time));
+        if newest.saturating_sub(time) > set.lateness {
+            self.late = self.late.saturating_add(1);
+            return Applied { late: true, ..Applied::default() };
+        }
+        self.newest = Some(newest);
+        let mut applied = Applied::default();
+        let mut moment = Moment { time, newest, session: None };
+        if set.sessions {
+            if self.take_into_session(set, event, time) {
+                moment.session = Some(self.session.index);
+            } else {
+                self.late_session = self.late_session.saturating_add(1);
+                applied.late_session = true;
+            }
+        }
+        let mut answers = Answers { asked: [0; Answers::WORDS], holds: [0; Answers::WORDS] };
+        for group in &set.groups {
+            let mut input: Option<Option<Input<'_>>> = None;
+            for &place in &group.slots {
+                let (plan, held) = (&set.plans[place], &mut self.slots[place]);
+                if plan.filter.is_some_and(|predicate| !answers.holds(set, predicate, event)) {
+                    continue;
+                }
+                let took = match group.source {
+                    None => held.slot.add(plan, &moment, None),
+                    Some(source) => {
+                        let input = input.get_or_insert_with(|| set.sources[source].input(event));
+                        let Some(input) = input else { break }; // no value for any of them
+                        held.slot.add(plan, &moment, Some(input))
+                    }
+                };
+                if took != Took::Nothing {
+                    held.updated = held.updated.max(time);
+                }
+                applied.cut += u32::from(took == Took::Cut);
+            }
+        }
+        self.cut = self.cut.saturating_add(applied.cut.into());
+        applied
+    }
+
+    fn take_into_session(&mut self, set: &FeatureSet, event: EventRef<'_>, time: i64) -> bool {
+        let kind = event.text(FieldId::Event);
+        let is_page = kind.as_deref() == Some("page_view");
+        let page = if is_page { event.value(FieldId::PageUrl) } else { None };
+        let page = page.and_then(|page| scalar::canonical(&page)).filter(|page| page.as_ref() != "\"\"");
+        let is_ping = kind.as_deref() == Some("page_ping");
+        self.session.take(set.gap, &Happened { time, is_page, is_ping, page: page.as_deref() })
+    }
+
+    /// Writes all features as of `at`, by name, and the built-in ones behind them.
+    pub fn write(&self, set: &FeatureSet, at: Timestamp, out: &mut Features<'_>) {
+        self.write_some(set, at, out, |_| true);
+        self.write_counts(set, out);
+        self.write_expired(set, at, out);
+    }
+
+    /// Writes the features that stay as they are until the next event.
+    pub fn write_lasting(&self, set: &FeatureSet, out: &mut Features<'_>) {
+        self.write_some(set, Timestamp(i64::MIN), out, |decays| !decays);
+        self.write_counts(set, out);
+    }
+
+    fn write_some(&self, set: &FeatureSet, at: Timestamp, out: &mut Features<'_>, wanted: impl Fn(bool) -> bool) {
+        let mut reading = self.reading(set, at);
+        for (place, feature) in set.features.iter().enumerate().filter(|(_, f)| wanted(f.decays)) {
+            reading.prepare(place);
+            out.set(&feature.name, reading.known(place));
+        }
+    }
+
+    fn write_counts(&self, set: &FeatureSet, out: &mut Features<'_>) {
+        let [late, late_session, cut, _] = BUILT_IN;
+        out.set(late, &self.late);
+        if set.sessions {
+            out.set(late_session, &self.late_session);
+        }
+        if set.numbers {
+            out.set(cut, &self.cut);
+        }
+    }
+
+    fn write_expired(&self, set: &FeatureSet, at: Timestamp, out: &mut Features<'_>) {
+        if set.expires {
+            out.set(BUILT_IN[3], &self.expired(set, at));
+        }
+    }
+
+    /// The names of features whose value is no longer served as of `at`, ascending.
+    pub fn expired<'s>(&self, set: &'s FeatureSet, at: Timestamp) -> Vec<&'s str> {
+        let reading = self.reading(set, at);
+        let gone = |place: &usize| reading.has_expired(*place);
+        (0..set.features.len()).filter(gone).map(|place| set.features[place].name.as_str()).collect()
+    }
+
+    /// The value of feature `name` as of `at`; `None` when there is no such feature.
+    pub fn value(&self, set: &FeatureSet, name: &str, at: Timestamp) -> Option<Value> {
+        let place = set.place(name)?;
+        let mut reading = self.reading(set, at);
+        reading.prepare(place);
+        Some(reading.known(place).clone())
+    }
+
+    /// Time of the newest event.
+    pub fn newest(&self) -> Option<Timestamp> {
+        self.newest.map(Timestamp)
+    }
+
+    fn reading<'s>(&'s self, set: &'s FeatureSet, at: Timestamp) -> Reading<'s> {
+        let now = self.newest.map_or(at.0, |newest| newest.max(at.0));
+        let as_of = AsOf { now, session: self.session.open(set.gap, now) };
+        Reading { state: self, set, as_of, values: vec![None; set.features.len()] }
+    }
+
+    /// Appends the state.
+    pub fn encode(&self, set: &FeatureSet, out: &mut Vec<u8>) {
+        self.encode_some(set, out, set.sessions, |_| true);
+    }
+
+    /// Appends what [`FeatureSet::write_decaying`] needs: the part of the state that values depend on which change with
+    /// time alone.
+    pub fn encode_decaying(&self, set: &FeatureSet, out: &mut Vec<u8>) {
+        self.encode_some(set, out, set.sessions_decay, |place| set.decaying[place]);
+    }
+
+    fn encode_some(&self, set: &FeatureSet, out: &mut Vec<u8>, sessions: bool, wanted: impl Fn(usize) -> bool) {
+        let newest = self.newest.unwrap_or(i64::MIN);
+        let session = sessions.then_some((set.gap, &self.session));
+        let head = (VERSION, self.newest, self.late, self.late_session, self.cut, session);
+        let mut all = postcard::to_extend(&head, std::mem::take(out)).unwrap_or_default();
+        let mut bytes = Vec::new();
+        for (place, held) in self.slots.iter().enumerate() {
+            if held.updated == NEVER || !wanted(place) {
+                continue;
+            }
+            let plan = &set.plans[place];
+            bytes.clear();
+            bytes = held.slot.encode(plan, newest, bytes);
+            all = postcard::to_extend(&(plan.hash, held.updated, bytes.as_slice()), all).unwrap_or_default();
+        }
+        *out = all;
+    }
+
+    /// Reads what [`FeatureState::encode`] wrote, perhaps with other definitions.
+    pub fn decode(set: &FeatureSet, bytes: &[u8]) -> Result<Self, StateError> {
+        let broken = |what: &str| StateError(format!("the state of declared features cannot be read: {what}"));
+        let mut state = Self::new(set);
+        type Head = (u8, Option<i64>, u64, u64, u64, Option<(i64, Session)>);
+        if bytes.first() != Some(&VERSION) {
+            return Err(broken("it is of an unknown version"));
+        }
+        let (head, mut rest) = postcard::take_from_bytes::<Head>(bytes).map_err(|e| broken(&e.to_string()))?;
+        let session;
+        (_, state.newest, state.late, state.late_session, state.cut, session) = head;
+        if let Some((gap, session)) = session {
+            if !session.is_sound() {
+                return Err(broken("its session makes no sense"));
+            }
+            if set.sessions && gap == set.gap {
+                state.session = session;
+            }
+        }
+        let mut before = None;
+        while !rest.is_empty() {
+            let ((hash, updated, payload), behind) =
+                postcard::take_from_bytes::<(u64, i64, &[u8])>(rest).map_err(|e| broken(&e.to_string()))?;
+            rest = behind;
+            if before.is_some_and(|before| hash <= before) || state.newest.is_none_or(|newest| updated > newest) {
+                return Err(broken("its parts are out of order"));
+            }
+            before = Some(hash);
+            if let Ok(place) = set.plans.binary_search_by_key(&hash, |plan| plan.hash) {
+                let slot = Slot::decode(&set.plans[place], payload).ok_or_else(|| broken("a value makes no sense"))?;
+                state.slots[place] = Held { updated, slot };
+            }
+        }
+        Ok(state)
+    }
+}
+
+impl FeatureSet {
+    /// Writes the features that change with time alone, as of `at`, from what [`FeatureState::encode_decaying`] wrote.
+    pub fn write_decaying(&self, bytes: &[u8], at: Timestamp, out: &mut Features<'_>) -> Result<(), StateError> {
+        let state = FeatureState::decode(self, bytes)?;
+        state.write_some(self, at, out, |decays| decays);
+        state.write_expired(self, at, out);
+        Ok(())
+    }
+}
+
+/// Values as of one moment; each is computed once.
+struct Reading<'s> {
+    state: &'s FeatureState,
+    set: &'s FeatureSet,
+    as_of: AsOf,
+    values: Vec<Option<Value>>,
+}
+
+impl Reading<'_> {
+    fn has_expired(&self, place: usize) -> bool {
+        let feature = &self.set.features[place];
+        let (Some(ttl), FeatureKind::Slot(slot)) = (feature.ttl, &feature.kind) else { return false };
+        let updated = self.state.slots[*slot].updated();
+        updated.is_some_and(|updated| self.as_of.now.saturating_sub(updated) > ttl)
+    }
+
+    /// Computes the value at `place`, and what it is computed from. The depth is bounded when the set is compiled.
+    fn prepare(&mut self, place: usize) {
+        if self.values[place].is_some() {
+            return;
+        }
+        let set = self.set;
+        let value = match &set.features[place].kind {
+            _ if self.has_expired(place) => Value::Null,
+            FeatureKind::Slot(slot) => {
+                let held = &self.state.slots[*slot];
+                held.slot.value(&set.plans[*slot], &self.as_of, held.updated())
+            }
+            FeatureKind::Session(function) => self.state.session.value(*function, set.gap, self.as_of.now),
+            FeatureKind::Derived(derived) => {
+                derived.inputs().into_iter().for_each(|input| self.prepare(input));
+                derived.value(|input| self.known(input))
+            }
+        };
+        self.values[place] = Some(value);
+    }
+
+    fn known(&self, place: usize) -> &Value {
+        self.values[place].as_ref().unwrap_or(&Value::Null)
+    }
+}

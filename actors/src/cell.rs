@@ -22,7 +22,7 @@ use crate::{
     look_ups::LookUp,
     record::{self, Tag, ValidVersion},
     row::EmittedRow,
-    session_core::{Firing, Outcome, SessionCore, TimerCounts},
+    session_core::{Firing, Outcome, SessionCore, SideCounts},
     timestamp::Timestamp,
 };
 
@@ -221,8 +221,8 @@ pub struct Turn {
     pub dead: Vec<DeadLetter>,
     /// See [`Cell::rows_change`].
     pub rows_change: i64,
-    /// Ends of timers.
-    pub timers: TimerCounts,
+    /// What happened beside the events.
+    pub beside: SideCounts,
     /// When the first timer is due now, where the partition does not know.
     pub first_timer: Option<Option<Timestamp>>,
     /// Questions that nobody has been asked yet.
@@ -383,7 +383,7 @@ impl Cell {
     /// state kills the process. Whether it works is told when it is asked for.
     pub fn rehearse(&self, factory: &Arc<dyn LogicFactory>, partition: u32) {
         if let Core::Live(core) = &self.core {
-            drop((core.encode(factory), core.answer(&self.key, partition)));
+            drop((core.encode(factory), core.answer(&**factory, &self.key, partition)));
         }
     }
 
@@ -428,7 +428,7 @@ impl Cell {
         let due = core.waiting().timers.next_due();
         let first_timer = (self.told_due != Some(due)).then_some(due);
         self.told_due = Some(due);
-        let timers = std::mem::take(&mut self.firing.counts);
+        let beside = std::mem::take(&mut self.firing.counts);
         let counts = self.count(cut);
         let feature_due = self.unpublished_since.is_some() && !std::mem::replace(&mut self.answer_listed, true);
         self.core = Core::Live(core);
@@ -443,7 +443,7 @@ impl Cell {
             counts_behind: counts.1,
             dead,
             rows_change,
-            timers,
+            beside,
             first_timer,
             asks,
             feature_due,
@@ -479,9 +479,9 @@ impl Cell {
         let before = self.rows.len();
         let condemned = self.condemned.get(&seq).cloned();
         let result = match &condemned {
-            None => core.apply(event.get(), factory.tables(), &mut self.rows, &mut self.firing).map(End::Done),
+            None => core.apply(event.get(), &**factory, &mut self.rows, &mut self.firing).map(End::Done),
             Some(verdict) if verdict.spares_timers => {
-                let fired = core.fire(event.get(), factory.tables(), &mut self.rows, &mut self.firing);
+                let fired = core.fire(event.get(), &**factory, &mut self.rows, &mut self.firing);
                 fired.map(|()| End::Dead(verdict.reason))
             }
             Some(verdict) => {
@@ -665,7 +665,8 @@ impl Cell {
         if let Core::Live(core) = &self.core {
             let version = core.encode(factory)?;
             if self.unpublished_since.is_some() {
-                self.frozen_answer = core.answer(&self.key, partition).map(|answer| (core.applied(), answer));
+                self.frozen_answer =
+                    core.answer(&**factory, &self.key, partition).map(|answer| (core.applied(), answer));
                 if self.frozen_answer.is_none() {
                     self.unpublished_since = None;
                 }
@@ -702,12 +703,18 @@ impl Cell {
 
     /// The feature answer, if one is due and this incarnation has come at least as far as what was published before it
     /// (`floor`; `delivered`: everything up to it has reached the shard). Returns its sequence, and since when it was due.
-    pub fn collect_answer(&mut self, partition: u32, floor: u64, delivered: u64) -> Option<(u64, Timestamp, Bytes)> {
+    pub fn collect_answer(
+        &mut self,
+        factory: &Arc<dyn LogicFactory>,
+        partition: u32,
+        floor: u64,
+        delivered: u64,
+    ) -> Option<(u64, Timestamp, Bytes)> {
         let caught_up = delivered >= floor && !self.has_any();
         let (applied, answer) = match &self.core {
             Core::Live(core) if (caught_up || core.applied() > floor) && core.applied() >= self.published => {
                 self.unpublished_since?;
-                let Some(answer) = core.answer(&self.key, partition) else {
+                let Some(answer) = core.answer(&**factory, &self.key, partition) else {
                     self.unpublished_since = None; // its handler cannot say them; the last answer stays
                     return None;
                 };

@@ -9,6 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     event::{EventRef, FromEvent},
+    features::{FeatureSet, FeatureState, Value},
     look_ups::LookUp,
     row::{EmittedTable, Emitter, Row},
     timestamp::Timestamp,
@@ -98,6 +99,7 @@ pub struct Context<'a> {
     pub(crate) emitter: Emitter<'a>,
     /// For what is due at this place: see [`crate::look_ups::LookUp::time`].
     pub(crate) place_time: Timestamp,
+    pub(crate) declared: Option<(&'a FeatureSet, &'a FeatureState)>,
     pub(crate) waiting: &'a mut Changing,
 }
 
@@ -127,13 +129,20 @@ impl<'a> Context<'a> {
     pub(crate) fn new(event: EventRef<'a>, emitter: Emitter<'a>, waiting: &'a mut Changing) -> Self {
         let e = event.event();
         let (seq, event_time, now) = (e.seq, e.time, e.stored);
-        Self { key: event.key_str(), seq, event_time, now, emitter, place_time: e.time, waiting }
+        Self { key: event.key_str(), seq, event_time, now, emitter, place_time: e.time, declared: None, waiting }
     }
 
     /// Emits a row to the table of its type: exactly once if the event succeeds, else not at all. An error means that the
     /// row is too large (the event is rejected), or that the handler is not as it should be; pass it on with `?`.
     pub fn emit<R: Row>(&mut self, row: &R) -> Result<(), Fault> {
         self.emitter.emit(row)
+    }
+
+    /// The declared feature `name` as it was before this event: what a model would have been told. `None` when the topology
+    /// declares no such feature.
+    pub fn feature(&self, name: &str) -> Option<Value> {
+        let (set, state) = self.declared?;
+        state.value(set, name, self.event_time)
     }
 
     /// Sets timer `name` of this key to event time `due`, or moves it there. It fires once: before the key's first event of
@@ -204,6 +213,17 @@ impl<'a> Features<'a> {
         Self { out, any: false }
     }
 
+    /// The same behind members that are already there.
+    pub fn behind(out: &'a mut Vec<u8>) -> Self {
+        let any = !matches!(out.last(), None | Some(b'{'));
+        Self { out, any }
+    }
+
+    /// How many bytes are written.
+    pub fn place(&self) -> usize {
+        self.out.len()
+    }
+
     /// Sets feature `name`. A value that JSON cannot say (a map with odd keys, a NaN) becomes `null`.
     pub fn set<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) {
         if std::mem::replace(&mut self.any, true) {
@@ -250,6 +270,8 @@ pub trait LogicFactory: Send + Sync + 'static {
     fn state_version(&self) -> u32;
     /// The tables it emits rows to.
     fn tables(&self) -> &[EmittedTable];
+    /// The features that the topology declares beside it.
+    fn declared(&self) -> &FeatureSet;
     /// See [`Handler::answer`].
     fn look_up(&self, key: &str, name: &str, question: &[u8]) -> Looking;
     /// For a key never seen.
@@ -289,6 +311,7 @@ struct TypedFactory<H: Handler> {
     name: String,
     handler: Arc<H>,
     tables: Vec<EmittedTable>,
+    declared: Arc<FeatureSet>,
 }
 
 impl<H: Handler> LogicFactory for TypedFactory<H> {
@@ -302,6 +325,10 @@ impl<H: Handler> LogicFactory for TypedFactory<H> {
 
     fn tables(&self) -> &[EmittedTable] {
         &self.tables
+    }
+
+    fn declared(&self) -> &FeatureSet {
+        &self.declared
     }
 
     fn look_up(&self, key: &str, name: &str, question: &[u8]) -> Looking {
@@ -324,7 +351,7 @@ impl<H: Handler> LogicFactory for TypedFactory<H> {
     }
 }
 
-type Build = fn(&str, serde_json::Value) -> Result<Arc<dyn LogicFactory>, ConfigError>;
+type Build = fn(&str, serde_json::Value, Arc<FeatureSet>) -> Result<Arc<dyn LogicFactory>, ConfigError>;
 
 #[derive(Clone)]
 struct Registered {
@@ -341,10 +368,10 @@ pub struct Registry {
 impl Registry {
     /// Registers `H` as `name`; the last registration of a name counts.
     pub fn add<H: Handler>(&mut self, name: &str) {
-        let build: Build = |name, config| {
+        let build: Build = |name, config, declared| {
             let config = serde_json::from_value(config).map_err(|e| ConfigError(e.to_string()))?;
             let handler = Arc::new(H::new(config)?);
-            Ok(Arc::new(TypedFactory { name: name.to_owned(), handler, tables: H::tables() }))
+            Ok(Arc::new(TypedFactory { name: name.to_owned(), handler, tables: H::tables(), declared }))
         };
         self.handlers.insert(name.to_owned(), Registered { build, tables: H::tables });
     }
@@ -359,9 +386,15 @@ impl Registry {
         self.handlers.keys().map(String::as_str)
     }
 
-    /// Builds handler `name` with its section of the topology (an empty object when it has none).
-    pub fn build(&self, name: &str, config: serde_json::Value) -> Result<Arc<dyn LogicFactory>, ConfigError> {
+    /// Builds handler `name` with its section of the topology (an empty object when it has none), beside these declared
+    /// features.
+    pub fn build(
+        &self,
+        name: &str,
+        config: serde_json::Value,
+        declared: Arc<FeatureSet>,
+    ) -> Result<Arc<dyn LogicFactory>, ConfigError> {
         let handler = self.handlers.get(name).ok_or_else(|| ConfigError(format!("no handler is called {name:?}")))?;
-        (handler.build)(name, config)
+        (handler.build)(name, config, declared)
     }
 }

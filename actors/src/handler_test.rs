@@ -87,7 +87,8 @@ impl HandlerTest {
     pub fn of<H: Handler>(config: serde_json::Value, key: &[&str]) -> Self {
         let mut registry = Registry::default();
         registry.add::<H>(NAME);
-        let factory = registry.build(NAME, config).unwrap_or_else(|error| panic!("the configuration: {error}"));
+        let factory =
+            registry.build(NAME, config, Arc::default()).unwrap_or_else(|error| panic!("the configuration: {error}"));
         Self::new(factory, KeyPaths::new(key))
     }
 
@@ -144,7 +145,7 @@ impl HandlerTest {
     pub fn features(&self, key: &str) -> serde_json::Value {
         let answer = self.core(key).map(|core| {
             let key = Key::new(key).expect("it has a state");
-            core.answer(&key, 0).expect("the handler panics over its features")
+            core.answer(&*self.factory, &key, 0).expect("the handler panics over its features")
         });
         let answer = answer.map(|json| serde_json::from_slice::<serde_json::Value>(&json).expect("an answer is JSON"));
         answer.map_or_else(|| serde_json::json!({}), |mut answer| answer["features"].take())
@@ -244,8 +245,7 @@ impl HandlerTest {
         };
         let rejected_is = if before.is_some() { before } else { core.encode(&self.factory).ok() };
         let (mut rows, mut firing) = (Vec::new(), Firing::default());
-        let applied =
-            catch_unwind(AssertUnwindSafe(|| core.apply(event, self.factory.tables(), &mut rows, &mut firing)));
+        let applied = catch_unwind(AssertUnwindSafe(|| core.apply(event, &*self.factory, &mut rows, &mut firing)));
         let ended = match applied {
             Err(panic) => {
                 let text = panic.downcast_ref::<String>().cloned();

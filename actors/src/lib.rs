@@ -8,6 +8,7 @@
 
 const _: () = assert!(cfg!(panic = "unwind"), "supervision needs panic = \"unwind\"");
 
+pub mod answer;
 pub mod asker;
 pub mod batcher;
 pub mod budget;

@@ -2,7 +2,7 @@
 //!
 //! Counters that must survive a restart (events by outcome, dead letters) are exported from `status` by the engine.
 
-use crate::session_core::TimerCounts;
+use crate::session_core::SideCounts;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 /// Describes the metrics; once per process.
@@ -47,6 +47,11 @@ pub fn describe() {
         "Events that retention took away before a table had them, since the start of the engine."
     );
     describe_counter!("keyloom_timers_total", Unit::Count, "Timers of keys, by outcome: fired, rejected, given_up.");
+    describe_counter!(
+        "keyloom_late_events_total",
+        Unit::Count,
+        "Events too late for declared features: counted there, and nothing else."
+    );
     describe_counter!("keyloom_ticks_total", Unit::Count, "Ticks appended for keys with a timer due and no events.");
     describe_counter!("keyloom_look_ups_total", Unit::Count, "Look-ups of handlers, by outcome: answered, failed.");
     describe_counter!("keyloom_tick_retries_total", Unit::Count, "Appends of ticks that had to be tried again.");
@@ -100,11 +105,14 @@ pub fn sessions_evicted(reason: &'static str, n: u64) {
     counter!("keyloom_session_evictions_total", "reason" => reason).increment(n);
 }
 
-/// Timers ended.
-pub fn timers(counts: &TimerCounts) {
+/// Timers ended, and events were late.
+pub fn beside_events(counts: &SideCounts) {
     let outcomes = [("fired", counts.fired), ("rejected", counts.rejected), ("given_up", counts.given_up)];
     for (outcome, n) in outcomes.into_iter().filter(|(_, n)| *n > 0) {
         counter!("keyloom_timers_total", "outcome" => outcome).increment(n);
+    }
+    if counts.late > 0 {
+        counter!("keyloom_late_events_total").increment(counts.late);
     }
 }
 

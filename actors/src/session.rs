@@ -181,7 +181,7 @@ impl Actor for Session {
                     books.due.push(Arc::clone(&state.cell));
                 }
                 drop(books);
-                observe::timers(&turn.timers);
+                observe::beside_events(&turn.beside);
                 for look_up in turn.asks {
                     desk.asker.ask(lock(&state.cell).key().clone(), look_up);
                 }

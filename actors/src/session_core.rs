@@ -11,14 +11,16 @@ use bytes::Bytes;
 use compact_str::CompactString;
 
 use crate::{
+    answer,
     event::{Event, EventRef, Own},
+    features::FeatureState,
     fields::FieldId,
-    handler::{Answer, Context, Fault, Features, Logic, LogicFactory, StateError},
+    handler::{Answer, Context, Fault, Logic, LogicFactory, StateError},
     key::Key,
     look_ups::{LookUp, Said},
     recent_ids::RecentIds,
     record::{self, VersionHead},
-    row::{EmittedRow, EmittedTable, Emitter},
+    row::{EmittedRow, Emitter},
     timestamp::Timestamp,
     waiting::{Changing, Waiting},
 };
@@ -33,6 +35,8 @@ pub struct SessionCore {
     event_time: Timestamp,
     recent: RecentIds,
     waiting: Waiting,
+    /// Of the declared features, if there are any.
+    declared: Option<FeatureState>,
 }
 
 /// How an event ended, if it ended well.
@@ -44,31 +48,35 @@ pub enum Outcome {
     Duplicate,
 }
 
-/// What timers did.
+/// What happened beside the event itself.
 #[derive(Debug, Default)]
 pub struct Firing {
-    /// The one that is being tried: left so when it fails or panics.
+    /// The timer that is being tried: left so when it fails or panics.
     pub trying: Option<CompactString>,
     /// Since this was last asked.
-    pub counts: TimerCounts,
+    pub counts: SideCounts,
 }
 
-/// Ends of timers.
+/// Ends of timers, and events that came too late for declared features.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TimerCounts {
-    /// Fired.
+pub struct SideCounts {
+    /// Timers that fired.
     pub fired: u64,
-    /// Fired, and rejected by their handler.
+    /// Timers that fired and were rejected by their handler.
     pub rejected: u64,
-    /// Given up together with the event that they were due before.
+    /// Timers that were given up together with the event that they were due before.
     pub given_up: u64,
+    /// Late events.
+    pub late: u64,
 }
 
 impl SessionCore {
     /// For a key never seen.
     pub fn new(factory: &Arc<dyn LogicFactory>) -> Result<Self, StateError> {
         let (applied, event_time, recent, waiting) = Default::default();
-        Ok(Self { logic: guarded(|| Ok(factory.create()))?, applied, event_time, recent, waiting })
+        let set = factory.declared();
+        let declared = (!set.is_empty()).then(|| FeatureState::new(set));
+        Ok(Self { logic: guarded(|| Ok(factory.create()))?, applied, event_time, recent, waiting, declared })
     }
 
     /// From what [`SessionCore::encode`] made.
@@ -82,7 +90,14 @@ impl SessionCore {
                 factory.name()
             )));
         }
+        let set = factory.declared();
+        let declared = match &version.features {
+            _ if set.is_empty() => None,
+            bytes if bytes.is_empty() => Some(FeatureState::new(set)),
+            bytes => Some(FeatureState::decode(set, bytes)?),
+        };
         Ok(Self {
+            declared,
             logic: guarded(|| factory.decode(version.state_version, &version.payload))?,
             applied: version.applied,
             event_time: version.event_time,
@@ -96,7 +111,7 @@ impl SessionCore {
     pub fn apply(
         &mut self,
         event: EventRef<'_>,
-        tables: &[EmittedTable],
+        factory: &dyn LogicFactory,
         rows: &mut Vec<EmittedRow>,
         firing: &mut Firing,
     ) -> Result<Outcome, Fault> {
@@ -106,13 +121,14 @@ impl SessionCore {
             return Ok(Outcome::Duplicate);
         }
         let first = rows.len();
-        self.fire(event, tables, rows, firing)?;
+        self.fire(event, factory, rows, firing)?;
         if e.own != Some(Own::Tick) {
             let question = self.take_question(event);
             let before = rows.len();
             let mut waiting = Changing::new(std::mem::take(&mut self.waiting));
-            let emitter = Emitter::new(tables, event, rows, first);
-            let mut context = Context::new(event, emitter, &mut waiting);
+            let emitter = Emitter::new(factory.tables(), event, rows, first);
+            let declared = self.declared.as_ref().map(|state| (factory.declared(), state));
+            let mut context = Context { declared, ..Context::new(event, emitter, &mut waiting) };
             let result = match (e.own, &question) {
                 (None, _) => self.logic.on_event(event, &mut context),
                 (Some(_), Some((look_up, said))) => self.logic.on_answer(answer_of(look_up, said), &mut context),
@@ -127,6 +143,10 @@ impl SessionCore {
         }
         if e.own.is_none() {
             self.event_time = self.event_time.max(e.time);
+            if let Some(state) = &mut self.declared {
+                let applied = state.apply(factory.declared(), event);
+                firing.counts.late += u64::from(applied.late);
+            }
         }
         self.applied = e.seq;
         if let Some(id) = e.id_hash {
@@ -140,7 +160,7 @@ impl SessionCore {
     pub fn fire(
         &mut self,
         event: EventRef<'_>,
-        tables: &[EmittedTable],
+        factory: &dyn LogicFactory,
         rows: &mut Vec<EmittedRow>,
         firing: &mut Firing,
     ) -> Result<(), Fault> {
@@ -154,8 +174,9 @@ impl SessionCore {
             firing.trying = Some(name.clone());
             let before = rows.len();
             let mut waiting = Changing::new(std::mem::take(&mut self.waiting));
-            let emitter = Emitter::new(tables, event, rows, first);
-            let mut context = Context { event_time: due, ..Context::new(event, emitter, &mut waiting) };
+            let emitter = Emitter::new(factory.tables(), event, rows, first);
+            let declared = self.declared.as_ref().map(|state| (factory.declared(), state));
+            let mut context = Context { event_time: due, declared, ..Context::new(event, emitter, &mut waiting) };
             match self.logic.on_timer(&name, &mut context) {
                 Ok(()) => {
                     self.waiting = waiting.done();
@@ -223,28 +244,22 @@ impl SessionCore {
             state_version: factory.state_version(),
             waiting: &self.waiting,
         };
+        let features = |out: &mut Vec<u8>| {
+            if let Some(state) = &self.declared {
+                state.encode(factory.declared(), out);
+            }
+        };
         let payload = |out: &mut Vec<u8>| failed = guarded(|| self.logic.encode(out));
-        let version = record::encode_version(head, self.recent.iter(), |_| {}, payload);
+        let version = record::encode_version(head, self.recent.iter(), features, payload);
         failed.map(|()| version)
     }
 
-    /// The feature answer as JSON, without `as_of`; `None` when the handler panics over it.
-    pub fn answer(&self, key: &Key, partition: u32) -> Option<Bytes> {
-        let mut out = Vec::with_capacity(1024);
-        out.extend_from_slice(b"{\"key\":");
-        serde_json::to_writer(&mut out, key.as_str()).expect("a string in memory serializes");
-        out.extend_from_slice(format!(",\"profile\":null,\"partition\":{partition},\"features\":{{").as_bytes());
-        let said = guarded(|| {
-            self.logic.features(&mut Features::new(&mut out));
-            Ok(())
-        });
-        if let Err(error) = said {
-            tracing::error!(error = error.0, "the features of a key cannot be said");
-            return None;
-        }
-        let time = self.event_time.to_rfc3339();
-        out.extend_from_slice(format!("}},\"event_time\":\"{time}\",\"seq\":{}}}", self.applied).as_bytes());
-        Some(out.into())
+    /// The feature answer as it is stored; `None` when the handler panics over it.
+    pub fn answer(&self, factory: &dyn LogicFactory, key: &Key, partition: u32) -> Option<Bytes> {
+        let head = answer::Head { key, partition, event_time: self.event_time, seq: self.applied };
+        let declared = self.declared.as_ref().map(|state| (factory.declared(), state));
+        let said = guarded(|| Ok(answer::write(head, |features| self.logic.features(features), declared)));
+        said.inspect_err(|error| tracing::error!(error = error.0, "the features of a key cannot be said")).ok()
     }
 }
 

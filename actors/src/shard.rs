@@ -901,7 +901,7 @@ fn may_go(slot: &Slot) -> bool {
 }
 
 fn answer(cell: &mut Cell, args: &ShardArguments, delivered: u64) -> Option<Answer> {
-    let (seq, since, json) = cell.collect_answer(args.partition, args.floor, delivered)?;
+    let (seq, since, json) = cell.collect_answer(&args.factory, args.partition, args.floor, delivered)?;
     Some(Answer { key: cell.key().clone(), json, seq, since })
 }
 

@@ -17,6 +17,7 @@ use std::{
 use crate::{
     careful::Care,
     event::EventRef,
+    features::FeatureSet,
     handler::{Answer, Context, Fault, Features, Logic, LogicFactory, Looking, StateError},
     ports::{RecordKey, Store, StoreError},
     record::Head,
@@ -95,6 +96,10 @@ impl LogicFactory for Watched {
 
     fn tables(&self) -> &[EmittedTable] {
         self.factory.tables()
+    }
+
+    fn declared(&self) -> &FeatureSet {
+        self.factory.declared()
     }
 
     fn look_up(&self, key: &str, name: &str, question: &[u8]) -> Looking {

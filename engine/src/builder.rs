@@ -1,6 +1,6 @@
 //! `Engine`: how a binary registers its handlers and becomes a `keyloom`.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
 use keyloom_actors::{
     handler::{Handler, Registry},
@@ -60,7 +60,7 @@ impl HandlerCatalog for Engine {
     }
 
     fn check(&self, handler: &str, config: &serde_json::Value) -> Result<(), String> {
-        self.registry.build(handler, config.clone()).map(drop).map_err(|e| e.0)?;
+        self.registry.build(handler, config.clone(), Arc::default()).map(drop).map_err(|e| e.0)?;
         let tables = self.registry.tables(handler).unwrap_or_default();
         if let Some((_, twice)) = tables.iter().enumerate().find(|(i, t)| tables[..*i].iter().any(|b| b.name == t.name))
         {

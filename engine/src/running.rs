@@ -39,6 +39,8 @@ const RECORD_LIMIT: Duration = Duration::from_secs(5);
 /// See the module.
 pub struct Running {
     root: RootHandle,
+    /// The handler, and the features that are declared beside it.
+    pub factory: Arc<dyn LogicFactory>,
     /// Numbers of each partition.
     pub statuses: Vec<Arc<Status>>,
     /// Answers of resident keys.
@@ -169,7 +171,18 @@ impl Running {
             say.try_send(()).ok(); // nobody listens only while the process ends anyway
         })?;
         let lost = lost_partitions;
-        Ok(Self { root, statuses, cache, homes, lost, stuck, is_stuck, _watchdog: watchdog, _workers: workers })
+        Ok(Self {
+            root,
+            factory,
+            statuses,
+            cache,
+            homes,
+            lost,
+            stuck,
+            is_stuck,
+            _watchdog: watchdog,
+            _workers: workers,
+        })
     }
 
     /// Waits until it cannot go on; says why.

@@ -155,6 +155,12 @@ impl FeatureState {
         self.write_counts(set, out);
     }
 
+    /// Writes the features that change with time alone, as of `at`.
+    pub fn write_changing(&self, set: &FeatureSet, at: Timestamp, out: &mut Features<'_>) {
+        self.write_some(set, at, out, |decays| decays);
+        self.write_expired(set, at, out);
+    }
+
     fn write_some(&self, set: &FeatureSet, at: Timestamp, out: &mut Features<'_>, wanted: impl Fn(bool) -> bool) {
         let mut reading = self.reading(set, at);
         for (place, feature) in set.features.iter().enumerate().filter(|(_, f)| wanted(f.decays)) {
@@ -275,9 +281,7 @@ impl FeatureState {
 impl FeatureSet {
     /// Writes the features that change with time alone, as of `at`, from what [`FeatureState::encode_decaying`] wrote.
     pub fn write_decaying(&self, bytes: &[u8], at: Timestamp, out: &mut Features<'_>) -> Result<(), StateError> {
-        let state = FeatureState::decode(self, bytes)?;
-        state.write_some(self, at, out, |decays| decays);
-        state.write_expired(self, at, out);
+        FeatureState::decode(self, bytes)?.write_changing(self, at, out);
         Ok(())
     }
 }

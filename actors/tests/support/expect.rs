@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use keyloom_actors::{
     careful::LONE_DEATHS_MAX,
     dead_letter::Reason,
+    features::{FeatureState, Value},
     key::Key,
     ports::RecordKey,
     recent_ids::RECENT_IDS_MAX,
@@ -15,7 +16,8 @@ use keyloom_actors::{
 
 use super::{
     handler::{
-        Tally, TallyRow, again_after, mark_of_answer, mark_of_timer, rows_of, stored_tally, timer_emits, timer_of,
+        Tally, TallyRow, again_after, declared, mark_of_answer, mark_of_timer, rows_of, stored_tally, timer_emits,
+        timer_of,
     },
     table,
     world::World,
@@ -25,6 +27,8 @@ use super::{
 #[derive(Default)]
 pub struct Expect {
     last: u64,
+    /// Events of each key that changed its state, the engine's own left out.
+    events: BTreeMap<String, u64>,
     /// Timers of each key that are still to fire, and the highest time of its events.
     timers: BTreeMap<String, (BTreeMap<String, i64>, i64)>,
     /// Questions of each key without an answer: by name, the event that asked and the question.
@@ -91,7 +95,7 @@ impl Expect {
                 continue;
             }
             let questions = expect.questions.entry(key.clone()).or_default();
-            let (timers, newest) = expect.timers.entry(key).or_default();
+            let (timers, newest) = expect.timers.entry(key.clone()).or_default();
             let now = time.max(*newest);
             let what = text("do");
             let (what, said) = what.split_once(' ').unwrap_or((&what, ""));
@@ -166,6 +170,7 @@ impl Expect {
                         index += 1;
                     }
                     *newest = now;
+                    *expect.events.entry(key.clone()).or_default() += 1;
                     recent.push_back(id);
                     if recent.len() > RECENT_IDS_MAX {
                         recent.pop_front();
@@ -248,6 +253,7 @@ impl Expect {
 
     /// Compares everything in the world with what must be there at the end.
     pub fn check(&self, world: &World, tables: &[String]) {
+        let set = declared();
         assert_eq!(world.violations(), [""; 0]);
         let checkpoint = world.checkpoint();
         assert_eq!(checkpoint.cut, self.last, "the cut is the end of the log");
@@ -266,6 +272,9 @@ impl Expect {
             let timers: BTreeMap<_, _> =
                 version.waiting.timers.iter().map(|(due, name)| (name.to_owned(), due.0)).collect();
             assert_eq!(timers, self.timers[key].0, "timers of {key}");
+            let features = FeatureState::decode(&set, &version.features).expect("declared features");
+            let events = self.events.get(key).copied().unwrap_or(0);
+            assert_eq!(features.value(&set, "events", Timestamp(self.clock)), Some(Value::Count(events)), "of {key}");
         }
         self.check_answers(world);
         self.check_dead_letters(world);

@@ -11,6 +11,7 @@ use std::{
 
 use keyloom_actors::{
     event::EventRef,
+    features::{Definition, FeatureSet, Function, Settings},
     handler::{Answer, Context, Fault, Features, Logic, LogicFactory, Looking, StateError},
     row::{EmittedTable, Row},
     timestamp::{SECOND, Timestamp},
@@ -120,6 +121,12 @@ impl Counting {
     }
 }
 
+/// What is declared beside the handler: a count of the events that change the state.
+pub fn declared() -> FeatureSet {
+    let count = vec![("events".to_owned(), Definition::new(Function::Count))];
+    FeatureSet::compile(count, Settings::default()).expect("a sound definition")
+}
+
 /// Name and minutes of `timer <name> <minutes>`.
 pub fn timer_of(said: &str) -> (&str, i64) {
     let (name, minutes) = said.split_once(' ').expect("a name and minutes");
@@ -131,12 +138,13 @@ pub struct Factory {
     counting: Arc<Counting>,
     life: Arc<Life>,
     tables: Vec<EmittedTable>,
+    declared: FeatureSet,
 }
 
 impl Factory {
     pub fn new(counting: Arc<Counting>, life: Arc<Life>) -> Self {
         let tables = if counting.emits { vec![EmittedTable::of::<TallyRow>()] } else { Vec::new() };
-        Self { counting, life, tables }
+        Self { counting, life, tables, declared: declared() }
     }
 }
 
@@ -168,6 +176,10 @@ impl LogicFactory for Factory {
 
     fn tables(&self) -> &[EmittedTable] {
         &self.tables
+    }
+
+    fn declared(&self) -> &FeatureSet {
+        &self.declared
     }
 
     fn look_up(&self, key: &str, name: &str, question: &[u8]) -> Looking {

@@ -45,6 +45,7 @@ pub async fn run(topology: Topology, engine: &Engine) -> anyhow::Result<()> {
         statuses: running.statuses.clone(),
         cache: Arc::clone(&running.cache),
         store: Arc::clone(&running.homes.homes.store),
+        factory: Arc::clone(&running.factory),
         durability: running.homes.durability.clone(),
         metrics,
         draining: Default::default(),
@@ -108,7 +109,8 @@ fn arm_faults() -> anyhow::Result<()> {
 pub async fn start(topology: &Topology, engine: &Engine) -> anyhow::Result<Running> {
     let handler = &topology.sessions.handler;
     let config = topology.handlers.get(handler).cloned().unwrap_or_else(|| serde_json::json!({}));
-    let factory = engine.registry().build(handler, config).with_context(|| format!("handler {handler}"))?;
+    let declared = Arc::default();
+    let factory = engine.registry().build(handler, config, declared).with_context(|| format!("handler {handler}"))?;
     let homes = homes::open(topology).await?;
     Running::start(topology, factory, homes).await
 }

@@ -11,8 +11,8 @@ use axum::{
     response::Response,
     routing::get,
 };
-use bytes::{BufMut, Bytes, BytesMut};
 use keyloom_actors::{
+    answer,
     key::Key,
     ports::RecordKey,
     timestamp::{Clock, SystemClock},
@@ -27,12 +27,12 @@ pub fn routes(view: Arc<View>) -> Router {
 
 async fn read(State(view): State<Arc<View>>, Path(key): Path<String>) -> Response {
     let began = Instant::now();
-    let response = answer(&view, &key).await;
+    let response = find(&view, &key).await;
     observe::feature_request(response.status().as_u16(), began.elapsed().as_secs_f64());
     response
 }
 
-async fn answer(view: &View, key: &str) -> Response {
+async fn find(view: &View, key: &str) -> Response {
     let key = match Key::new(key) {
         Ok(key) => key,
         Err(error) => {
@@ -49,30 +49,8 @@ async fn answer(view: &View, key: &str) -> Response {
             }
         },
     };
-    match held.as_deref().and_then(|answer| with_as_of(answer, &SystemClock.now().to_rfc3339())) {
+    match held.as_deref().and_then(|stored| answer::read(stored, view.factory.declared(), SystemClock.now())) {
         Some(answer) => json(StatusCode::OK, answer),
         None => problem(StatusCode::NOT_FOUND, "no event of this key was processed yet", "keys are case-sensitive"),
-    }
-}
-
-/// Puts `as_of` at the end of a stored answer.
-fn with_as_of(answer: &[u8], as_of: &str) -> Option<Bytes> {
-    let open = answer.strip_suffix(b"}")?;
-    let mut out = BytesMut::with_capacity(answer.len() + 48);
-    out.put_slice(open);
-    out.put_slice(b",\"as_of\":\"");
-    out.put_slice(as_of.as_bytes());
-    out.put_slice(b"\"}");
-    Some(out.freeze())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_time_of_reading_is_added() {
-        assert_eq!(with_as_of(b"{\"key\":\"k\"}", "now").as_deref(), Some(&b"{\"key\":\"k\",\"as_of\":\"now\"}"[..]));
-        assert_eq!(with_as_of(b"", "now"), None);
     }
 }

@@ -17,6 +17,7 @@ use axum::{
 use bytes::Bytes;
 use keyloom_actors::{
     feature_cache::FeatureCache,
+    handler::LogicFactory,
     ports::{Durability, Store},
     status::Status,
 };
@@ -34,6 +35,8 @@ pub struct View {
     pub cache: Arc<FeatureCache>,
     /// Answers of all keys.
     pub store: Arc<dyn Store>,
+    /// What the features of a key are.
+    pub factory: Arc<dyn LogicFactory>,
     /// What an acknowledged event survives.
     pub durability: Durability,
     /// Renders the metrics.

@@ -568,6 +568,7 @@ impl ShardState {
             None => Cause::Killed,
         };
         observe::restarted("session", cause);
+        self.args.status.session_restarts(&key);
         let mut wait = slot.backoff.wait();
         if let Some(failure) = &failure {
             let now_seconds = self.tick * TICK.as_millis() as u64 / 1000;

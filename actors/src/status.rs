@@ -4,13 +4,16 @@
 
 use std::{
     collections::BTreeMap,
+    num::NonZeroUsize,
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
 };
 
-use crate::{counts::Counts, outbox::OutboxEnd, record::Counters, timestamp::Timestamp};
+use lru::LruCache;
+
+use crate::{counts::Counts, key::Key, outbox::OutboxEnd, record::Counters, timestamp::Timestamp};
 
 /// See the module. All sequences are the log's.
 #[derive(Debug, Default)]
@@ -64,6 +67,20 @@ pub struct Status {
     pub dropped: AtomicI64,
     /// Why the partition is not well, if it is not.
     trouble: Mutex<Option<String>>,
+    /// Restarts of sessions, of the keys that restarted last.
+    restarts: Mutex<Restarts>,
+}
+
+/// Keys whose restarts are remembered, at most.
+const RESTARTED_KEYS_MAX: usize = 1_000;
+
+#[derive(Debug)]
+struct Restarts(LruCache<Key, u64>);
+
+impl Default for Restarts {
+    fn default() -> Self {
+        Self(LruCache::new(NonZeroUsize::new(RESTARTED_KEYS_MAX).unwrap_or(NonZeroUsize::MIN)))
+    }
 }
 
 /// The outbox of one table.
@@ -150,6 +167,16 @@ impl Status {
     /// Bytes that wait in all outboxes.
     pub fn outbox_bytes(&self) -> u64 {
         lock(&self.outboxes).values().map(|outbox| outbox.end.bytes.saturating_sub(outbox.written)).sum()
+    }
+
+    /// The session of `key` starts again.
+    pub fn session_restarts(&self, key: &Key) {
+        *lock(&self.restarts).0.get_or_insert_mut(key.clone(), || 0) += 1;
+    }
+
+    /// How often the session of `key` has started again since the process began, as far as that is remembered.
+    pub fn restarts_of(&self, key: &Key) -> u64 {
+        lock(&self.restarts).0.peek(key).copied().unwrap_or(0)
     }
 
     /// Says what is wrong, or that nothing is.

@@ -1,5 +1,6 @@
 //! The library behind the `keyloom` binary: the topology, the homes behind the ports, the faces and the tools.
 
+mod admin_client;
 mod builder;
 mod cli;
 pub mod dead_letters;
@@ -9,6 +10,7 @@ pub mod front_door;
 pub mod generate;
 pub mod homes;
 pub mod ingest;
+pub mod keys;
 pub mod lake;
 pub mod nats;
 pub mod running;

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     Engine,
+    admin_client::AdminClient,
     dead_letters::{
         Action, ChangeRequest, Client, Desk, DeskError, Filter, LIST_DEFAULT, LIST_MAX, Letter, LetterId, ListRequest,
         Listing, Place, Report,
@@ -176,7 +177,7 @@ impl Office {
                 Ok(Self::Here(Box::new(Desk::new(log, store, keys, partitions, Arc::new(SystemClock)))))
             }
             Err(error) if matches!(error.downcast_ref(), Some(EmbeddedError::Locked(_))) => {
-                Ok(Self::There(Box::new(Client::new(engine_address(topology)?))))
+                Ok(Self::There(Box::new(Client::new(AdminClient::new(engine_address(topology)?)))))
             }
             Err(error) => Err(error),
         }

@@ -6,6 +6,7 @@ mod dead_letters;
 mod dead_letters_text;
 mod generate;
 mod ingest;
+mod key;
 mod restart;
 mod run;
 mod topology_file;
@@ -72,6 +73,8 @@ enum Command {
     Ingest(ingest::IngestArguments),
     /// List, show, redrive or purge the events that were given up
     DeadLetters(dead_letters::DeadLettersArguments),
+    /// Show what there is to know of one key
+    Key(key::KeyArguments),
 }
 
 /// Does what the command line says.
@@ -90,6 +93,7 @@ pub fn main(engine: &Engine) -> ExitCode {
         Command::DeadLetters(arguments) => {
             dead_letters::load(&arguments, engine).and_then(|t| block_on(dead_letters::dead_letters(arguments, t)))
         }
+        Command::Key(arguments) => key::load(&arguments, engine).and_then(|t| block_on(key::key(arguments, t, engine))),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use keyloom_actors::{fault_point, ports::Homes, timestamp::SystemClock};
+use keyloom_actors::{fault_point, handler::LogicFactory, ports::Homes, timestamp::SystemClock};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::restart;
@@ -17,6 +17,7 @@ use crate::{
     faces::{self, Server, View},
     front_door::{self, Acceptor, FrontDoor, Limits},
     homes::{self, OWNER_FILE},
+    keys::Inspector,
     lake,
     running::{Broken, Running, key_paths},
     telemetry,
@@ -52,11 +53,15 @@ pub async fn run(topology: Topology, engine: &Engine) -> anyhow::Result<()> {
     });
     let door = Arc::new(front_door(&topology, &running));
     let Homes { log, store, .. } = running.homes.homes.clone();
+    let (keys, partitions) = (key_paths(&topology), topology.engine.partitions);
+    let factory = Arc::clone(&running.factory);
+    let inspector = Inspector::new(Arc::clone(&log), Arc::clone(&store), keys, partitions, factory);
     let desk = Desk::new(log, store, key_paths(&topology), topology.engine.partitions, Arc::new(SystemClock));
     let router = faces::features::routes(Arc::clone(&view))
         .merge(faces::health::routes(Arc::clone(&view)))
         .merge(faces::metrics::routes(Arc::clone(&view)))
         .merge(faces::dead_letters::routes(desk))
+        .merge(faces::keys::routes(Arc::clone(&view), inspector))
         .merge(front_door::http::routes(door));
     let server = Server::start(topology.http.listen, router).await?;
     let owner = OwnerFile::write(&topology, &server)?;
@@ -105,14 +110,18 @@ fn arm_faults() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What the sessions of `topology` run.
+pub fn factory(topology: &Topology, engine: &Engine) -> anyhow::Result<Arc<dyn LogicFactory>> {
+    let handler = &topology.sessions.handler;
+    let declared = Arc::default();
+    let factory = engine.registry().build(handler, topology.handler_config(), declared);
+    factory.with_context(|| format!("handler {handler}"))
+}
+
 /// Opens the homes and starts the partitions.
 pub async fn start(topology: &Topology, engine: &Engine) -> anyhow::Result<Running> {
-    let handler = &topology.sessions.handler;
-    let config = topology.handlers.get(handler).cloned().unwrap_or_else(|| serde_json::json!({}));
-    let declared = Arc::default();
-    let factory = engine.registry().build(handler, config, declared).with_context(|| format!("handler {handler}"))?;
     let homes = homes::open(topology).await?;
-    Running::start(topology, factory, homes).await
+    Running::start(topology, factory(topology, engine)?, homes).await
 }
 
 /// Describes every metric of the process.

@@ -3,6 +3,7 @@
 pub mod dead_letters;
 pub mod features;
 pub mod health;
+pub mod keys;
 pub mod metrics;
 pub mod observe;
 mod server;

@@ -18,7 +18,9 @@ use anyhow::{Context, anyhow};
 use async_nats::jetstream::{self, consumer};
 use futures_util::StreamExt;
 
-use self::shared::{keyloom, median, process, status_kb};
+use keyloom_tests::support::process::memory_of;
+
+use self::shared::{keyloom, median, process};
 
 /// Events of the job, and how many users they fall on; `KEYLOOM_BENCH_EVENTS` changes the first.
 const EVENTS: u64 = 3_000_000;
@@ -41,7 +43,7 @@ fn main() -> anyhow::Result<()> {
     let (rate, cpu, peak) = embedded(&keyloom, folder.path(), &file)?;
     println!(
         "whole job, embedded, from the file:  {rate:>9.0} events/s   {cpu:.1} µs of CPU per event, peak memory {} MB",
-        peak / 1024
+        peak >> 20
     );
 
     match env::var("KEYLOOM_NATS_SERVER") {
@@ -76,7 +78,7 @@ fn embedded(keyloom: &Path, folder: &Path, file: &Path) -> anyhow::Result<(f64, 
         let job = process(keyloom, &topology, file)?;
         rates.push(job.events / job.seconds);
         cpus.push(1e6 * job.cpu / job.events);
-        peaks = peaks.max(job.peak_kb);
+        peaks = peaks.max(job.peak);
     }
     Ok((median(rates), median(cpus), peaks))
 }
@@ -163,10 +165,10 @@ async fn drain(url: &str) -> anyhow::Result<f64> {
 fn session_memory(keyloom: &Path, folder: &Path) -> anyhow::Result<f64> {
     let few = resident(keyloom, folder, 1_000)?;
     let many = resident(keyloom, folder, 200_000)?;
-    Ok((many.1 - few.1) * 1024.0 / (many.0 - few.0))
+    Ok((many.1 - few.1) / (many.0 - few.0))
 }
 
-/// Sessions live and memory in kB of an engine that has seen this many users and has nothing to do.
+/// Sessions live and bytes of memory of an engine that has seen this many users and has nothing to do.
 fn resident(keyloom: &Path, folder: &Path, users: u64) -> anyhow::Result<(f64, f64)> {
     let home = tempfile::tempdir_in(folder)?;
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
@@ -195,7 +197,7 @@ fn resident(keyloom: &Path, folder: &Path, users: u64) -> anyhow::Result<(f64, f
             let done = value("keyloom_events_total") > 0.0 && value("keyloom_in_flight_events") == 0.0;
             if done && value("keyloom_checkpoints_total") > 0.0 && value("keyloom_lake_files_total") > 0.0 {
                 std::thread::sleep(Duration::from_secs(3));
-                let rss = status_kb(engine.0.id(), "VmRSS").context("the engine runs")?;
+                let rss = memory_of(engine.0.id(), "VmRSS").context("the engine runs")?;
                 return Ok((value("keyloom_sessions_live"), rss as f64));
             }
         }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
+use keyloom_tests::support::process::memory_of;
 
 /// How often the memory of a running process is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -30,8 +31,8 @@ pub struct Job {
     pub seconds: f64,
     /// Seconds of processor time.
     pub cpu: f64,
-    /// Most memory that it had, in kB.
-    pub peak_kb: u64,
+    /// Most memory that it had, in bytes.
+    pub peak: u64,
 }
 
 /// `keyloom ingest --process`.
@@ -45,9 +46,9 @@ pub fn process(keyloom: &Path, topology: &Path, file: &Path) -> anyhow::Result<J
         .stdout(Stdio::piped())
         .stderr(said.try_clone()?);
     let mut child = command.spawn()?;
-    let (mut peak_kb, mut cpu) = (0, 0.0);
+    let (mut peak, mut cpu) = (0, 0.0);
     while child.try_wait()?.is_none() {
-        peak_kb = peak_kb.max(status_kb(child.id(), "VmHWM").unwrap_or(0));
+        peak = peak.max(memory_of(child.id(), "VmHWM").unwrap_or(0));
         cpu = cpu_seconds(child.id()).unwrap_or(cpu);
         std::thread::sleep(LOOK_EVERY);
     }
@@ -63,7 +64,7 @@ pub fn process(keyloom: &Path, topology: &Path, file: &Path) -> anyhow::Result<J
         |after: &str| line.split(after).nth(1).and_then(|rest| rest.split_whitespace().next()).map(str::to_owned);
     let events: f64 = word("processed: ").context("events")?.parse()?;
     let seconds: f64 = word("after ").context("seconds")?.parse()?;
-    Ok(Job { events, seconds, cpu, peak_kb })
+    Ok(Job { events, seconds, cpu, peak })
 }
 
 /// Processor time of a process so far, user and system, in the system's hundredths of a second.
@@ -73,13 +74,6 @@ fn cpu_seconds(pid: u32) -> Option<f64> {
     let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
     let ticks = fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?;
     Some(ticks / 100.0)
-}
-
-/// A line of `/proc/<pid>/status` that counts kB.
-pub fn status_kb(pid: u32, field: &str) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|l| l.starts_with(field))?;
-    line.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// The one in the middle; of an even number the upper of two.

@@ -9,7 +9,6 @@ import argparse
 import collections
 import http.client
 import json
-import sys
 import time
 import urllib.parse
 
@@ -161,14 +160,8 @@ def main():
     users.pop(options.poisoned, None)
     check = check_counts if options.counts_only else oracle.check_features
     features, counts = check_features(options.engine, users, check)
-    print(json.dumps(result | counts), flush=True)
-    for text in found.shown + features.shown:
-        print(text, file=sys.stderr)
+    oracle.report(result | counts, found.shown + features.shown)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except Exception as error:  # whatever it is: not a finding, but no verdict either
-        print(f"audit: {type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(2)
+    oracle.run("audit", main)

@@ -8,12 +8,10 @@ Prints {"events", "repeats", "rows", "files", "differences"} as JSON; exit 1 whe
 """
 import argparse
 import collections
-import json
-import sys
 
 import pyarrow.parquet
 
-from oracle import Differences, add_lake_arguments, table_files
+from oracle import Differences, add_lake_arguments, report, run, table_files
 
 FIELDS = [
     "event", "page", "session", "event_of_session", "events_before", "purchases_before", "page_before", "seen_before",
@@ -79,15 +77,9 @@ def main():
         differences.add(f"event {place}: rows that it must not have")
 
     result = {"events": len(events), "repeats": repeats, "rows": len(enriched), "files": files}
-    print(json.dumps({**result, "differences": differences.count}), flush=True)
-    for text in differences.shown:
-        print(text, file=sys.stderr)
+    report({**result, "differences": differences.count}, differences.shown)
     return 1 if differences.count else 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except Exception as error:  # whatever it is: not a finding, but no verdict either
-        print(f"enriched: {type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(2)
+    run("enriched", main)

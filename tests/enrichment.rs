@@ -3,10 +3,8 @@
 
 use keyloom_tests::support::{
     audit::ENRICHMENT,
-    engine::{Engine, S3Lake, Topology, binary, folder, generate},
-    oracle,
-    servers::{Nats, S3},
-    wait_for,
+    engine::{Engine, Topology, binary, folder, generate, on_nats_and_s3},
+    oracle, wait_for,
 };
 
 const EVENTS: u64 = 10_000;
@@ -19,11 +17,7 @@ fn embedded() {
 
 #[test]
 fn with_nats_and_s3() {
-    let folder = folder();
-    let nats = Nats::start(folder.path(), "");
-    let s3 = S3::start(folder.path(), &["lake"], false);
-    let lake = S3Lake { endpoint: s3.url(), bucket: "lake".to_owned() };
-    rows_are_what_was_known(Topology { nats: Some(nats.url()), s3: Some(lake), ..Topology::default() });
+    on_nats_and_s3(rows_are_what_was_known);
 }
 
 fn rows_are_what_was_known(topology: Topology) {

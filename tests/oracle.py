@@ -106,6 +106,22 @@ class Differences:
             self.add(f"{what}: {got!r}, expected {wanted!r}")
 
 
+def report(result, shown):
+    """One JSON line of results; the first differences in words on standard error."""
+    print(json.dumps(result), flush=True)
+    for text in shown:
+        print(text, file=sys.stderr)
+
+
+def run(name, main):
+    """Ends with what `main` returns as the exit code, or with 2 if it could not look."""
+    try:
+        sys.exit(main())
+    except Exception as error:  # whatever it is: not a finding, but no verdict either
+        print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
 def check_features(base, users, differences):
     """Asks for every user, over a few connections that are kept."""
     address = urllib.parse.urlsplit(base)
@@ -223,15 +239,9 @@ def main():
     if options.lake or options.s3_endpoint:
         result["rows"], result["files"] = check_lake(options, ids, anonymous, differences)
     result["differences"] = differences.count
-    print(json.dumps(result), flush=True)
-    for text in differences.shown:
-        print(text, file=sys.stderr)
+    report(result, differences.shown)
     return 1 if differences.count else 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except Exception as error:  # whatever it is: not a finding, but no verdict either
-        print(f"oracle: {type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(2)
+    run("oracle", main)

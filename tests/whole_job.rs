@@ -2,9 +2,9 @@
 //! user and every row; once with nothing but the engine, once with NATS and S3.
 
 use keyloom_tests::support::{
-    engine::{Engine, S3Lake, Topology, folder, generate, succeed},
+    engine::{Engine, Topology, folder, generate, on_nats_and_s3, succeed},
     oracle,
-    servers::{Nats, S3},
+    servers::Nats,
 };
 
 const EVENTS: u64 = 30_000;
@@ -12,17 +12,12 @@ const USERS: u64 = 2_000;
 
 #[test]
 fn embedded() {
-    let folder = folder();
-    whole_job(folder.path(), &Topology::default());
+    whole_job(Topology::default());
 }
 
 #[test]
 fn with_nats_and_s3() {
-    let folder = folder();
-    let nats = Nats::start(folder.path(), "");
-    let s3 = S3::start(folder.path(), &["lake"], false);
-    let lake = S3Lake { endpoint: s3.url(), bucket: "lake".to_owned() };
-    whole_job(folder.path(), &Topology { nats: Some(nats.url()), s3: Some(lake), ..Topology::default() });
+    on_nats_and_s3(whole_job);
 }
 
 #[test]
@@ -66,13 +61,14 @@ fn far_more_keys_than_fit_into_memory() {
     assert_eq!(oracle::check(&engine, &input)["events"], distinct);
 }
 
-fn whole_job(folder: &std::path::Path, topology: &Topology) {
+fn whole_job(topology: Topology) {
+    let folder = folder();
     // Late ones are minutes to hours behind, so that the table gets files in several folders.
-    let input = generate(folder, EVENTS, USERS, &["--duplicates", "0.02", "--late", "0.05"]);
+    let input = generate(folder.path(), EVENTS, USERS, &["--duplicates", "0.02", "--late", "0.05"]);
     let distinct = oracle::events_per_user(&input).values().sum();
     assert!(distinct < EVENTS, "the input has duplicates");
 
-    let mut engine = Engine::start(folder, topology);
+    let mut engine = Engine::start(folder.path(), &topology);
     engine.ingest(&input);
     engine.wait_settled(distinct, distinct);
     let before = oracle::check(&engine, &input);

@@ -542,6 +542,7 @@ impl Writer {
         match store.remove(&names).await {
             Ok(()) => last,
             Err(error) => {
+                observe::removal_failed(&self.table.name);
                 tracing::warn!(table = self.table.name, %error, "blocks of an outbox are not removed; the next cut tries again");
                 output.removed
             }

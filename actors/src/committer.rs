@@ -432,7 +432,8 @@ impl CommitterState {
         next.cut = cut.last;
         next.clock = cut.clock;
         next.lagging = lagging.iter().map(|(key, _)| key.to_string()).collect();
-        next.owed_from = lagging.iter().map(|(_, first)| *first).min().unwrap_or(0);
+        let owed_from = lagging.iter().map(|(_, first)| *first).min();
+        next.owed_from = owed_from.unwrap_or(0);
         next.counters.add(&counts.to_counters());
         if cut.dropped > 0 {
             *next.counters.dropped.entry("retention".to_owned()).or_default() += cut.dropped;
@@ -450,8 +451,7 @@ impl CommitterState {
         }
         let status = &self.args.status;
         blocks.ends().for_each(|(table, end)| status.set_outbox_end(table, end));
-        let owed_from = lagging.iter().map(|(_, first)| *first).min().unwrap_or(u64::MAX);
-        status.owed_from.store(owed_from, std::sync::atomic::Ordering::Relaxed);
+        status.owed_from.store(owed_from.unwrap_or(u64::MAX), std::sync::atomic::Ordering::Relaxed);
         status.cut.store(cut.last, std::sync::atomic::Ordering::Relaxed);
         status.checkpoint_at.store(self.args.clock.now().0, std::sync::atomic::Ordering::Relaxed);
         self.checkpoint_ended = Instant::now();

@@ -37,6 +37,11 @@ pub fn describe() {
         "Files whose put had to be tried again, by table."
     );
     describe_counter!(
+        "keyloom_outbox_removals_failed_total",
+        Unit::Count,
+        "Times that written blocks could not be removed from an outbox, by table; the next cut tries again."
+    );
+    describe_counter!(
         "keyloom_reader_restarts_total",
         Unit::Count,
         "Times a reader of the log had to be opened again."
@@ -189,6 +194,11 @@ pub fn put(seconds: f64) {
 /// A file's put has to be tried again.
 pub fn put_retried(table: &str) {
     counter!("keyloom_lake_put_retries_total", "table" => table.to_owned()).increment(1);
+}
+
+/// Blocks of an outbox that are in the lake could not be removed.
+pub fn removal_failed(table: &str) {
+    counter!("keyloom_outbox_removals_failed_total", "table" => table.to_owned()).increment(1);
 }
 
 /// Whether the lake takes a table's files.

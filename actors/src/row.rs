@@ -105,7 +105,7 @@ impl<'a> Emitter<'a> {
         }
         let event = self.event.event();
         let id = self.event.text(FieldId::EventId);
-        let id = id.as_deref().filter(|id| !id.is_empty()).unwrap_or_default();
+        let id = id.as_deref().unwrap_or_default();
         let key = self.event.key_str();
         let mut bytes = Vec::with_capacity(128 + key.len() + id.len());
         bytes.put_u64_le(event.seq);

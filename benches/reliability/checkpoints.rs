@@ -28,7 +28,7 @@ pub fn measure() -> anyhow::Result<Vec<Row>> {
         let path = home.path().join("keyloom.toml");
         std::fs::write(&path, topology.text(free_port()))?;
         let job = shared::process(&keyloom, &path, &file)?;
-        eprintln!("{checkpoint_every}: peak memory {} MB", job.peak_kb / 1024);
+        eprintln!("{checkpoint_every}: peak memory {} MB", job.peak >> 20);
         anyhow::Ok((job.events / job.seconds, job.cpu))
     };
     let (mut with, mut without) = (Vec::new(), Vec::new());

@@ -1,6 +1,6 @@
 //! Logs and metrics of the process: where they go and what they look like.
 
-use std::{io::IsTerminal, panic};
+use std::{io::IsTerminal, panic, time::Duration};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, fmt};
@@ -14,6 +14,9 @@ const SECONDS: &[f64] = &[
     0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
     30.0, 60.0,
 ];
+
+/// How often samples of histograms are summed up. Between two times each one is kept, whether somebody asks for metrics or not.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// How log lines look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
@@ -42,8 +45,16 @@ pub fn start_logs(format: LogFormat) {
     }));
 }
 
-/// Installs the recorder behind every metric of the process; the handle renders the Prometheus text.
+/// Installs the recorder behind every metric of the process; the handle renders the Prometheus text. Within a runtime.
 pub fn start_metrics() -> anyhow::Result<PrometheusHandle> {
     let builder = PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)?;
-    Ok(builder.install_recorder()?)
+    let metrics = builder.install_recorder()?;
+    let kept = metrics.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(UPKEEP_EVERY).await;
+            kept.run_upkeep();
+        }
+    });
+    Ok(metrics)
 }

@@ -13,7 +13,7 @@ use super::{
     http,
     metrics::Metrics,
     process::Process,
-    servers::{self, free_port},
+    servers::{self, Nats, S3, free_port},
     wait_for, workspace,
 };
 
@@ -238,6 +238,15 @@ fn aws(command: &mut Command) -> &mut Command {
         .env("AWS_EC2_METADATA_DISABLED", "true")
         .env_remove("AWS_PROFILE")
         .env_remove("AWS_SESSION_TOKEN")
+}
+
+/// Runs `test` with a topology on NATS and S3, servers of its own.
+pub fn on_nats_and_s3(test: impl FnOnce(Topology)) {
+    let folder = folder();
+    let nats = Nats::start(folder.path(), "");
+    let s3 = S3::start(folder.path(), &["lake"], false);
+    let lake = S3Lake { endpoint: s3.url(), bucket: "lake".to_owned() };
+    test(Topology { nats: Some(nats.url()), s3: Some(lake), ..Topology::default() });
 }
 
 /// An empty folder that disappears with the value.

@@ -64,10 +64,7 @@ impl Process {
 
     /// Bytes of memory that it holds.
     pub fn memory(&self) -> u64 {
-        let status = read(&PathBuf::from(format!("/proc/{}/status", self.id())));
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-        kilobytes.expect("a running process has a resident size") << 10
+        memory_of(self.id(), "VmRSS").expect("a running process has a resident size")
     }
 
     /// Whether a signal has stopped it.
@@ -115,6 +112,13 @@ impl Drop for Process {
         }
         self.kill();
     }
+}
+
+/// Bytes that the system says of a process, `None` once it has ended: `VmRSS` is what it holds, `VmHWM` the most it held.
+pub fn memory_of(pid: u32, field: &str) -> Option<u64> {
+    let status = read(&PathBuf::from(format!("/proc/{pid}/status")));
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+    Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? << 10)
 }
 
 fn read(path: &Path) -> String {

@@ -20,6 +20,15 @@ pub use self::{log::EmbeddedLog, store::EmbeddedStore};
 
 /// Memory for blocks read from disk, in bytes.
 const CACHE_BYTES: u64 = 64 << 20;
+/// What may be written to one of the busy keyspaces before it goes to its files, in bytes. Beside the memtable that is being
+/// filled, memory holds those on their way to disk, (it stops writers at four), and the last ones written: fjall lets
+/// go of them when the next memtable of any keyspace is full.
+const MEMTABLE_BYTES: u64 = 16 << 20;
+/// The same for the small records: cursors, counters, heads of partitions. Rarely full otherwise, it would keep the journal
+/// from being shortened.
+const RECORDS_MEMTABLE_BYTES: u64 = 4 << 20;
+/// Journal on disk, in bytes, read again after a kill. Above, keyspaces that hold it back are written to their files.
+const JOURNAL_BYTES_MAX: u64 = 256 << 20;
 /// Values of the log at least this large are kept outside the index, so that merging does not rewrite them.
 const LOG_BLOB_BYTES_MIN: u32 = 4 << 10;
 
@@ -80,6 +89,7 @@ impl EmbeddedHome {
         std::fs::create_dir_all(path).map_err(|e| failed(&e))?;
         let opened = Database::builder(database_dir(path))
             .cache_size(CACHE_BYTES)
+            .max_journaling_size(JOURNAL_BYTES_MAX)
             .journal_compression(fjall::CompressionType::None)
             .worker_threads(2)
             .open();
@@ -92,7 +102,9 @@ impl EmbeddedHome {
         let blobs = KvSeparationOptions::default()
             .compression(fjall::CompressionType::None)
             .separation_threshold(LOG_BLOB_BYTES_MIN);
-        let plain = KeyspaceCreateOptions::default;
+        // A database keeps the options that its keyspaces were created with.
+        let plain = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
+        let for_records = || KeyspaceCreateOptions::default().max_memtable_size(RECORDS_MEMTABLE_BYTES);
         let for_log = || {
             plain().with_kv_separation(Some(blobs.clone())).data_block_compression_policy(CompressionPolicy::disabled())
         };
@@ -103,7 +115,7 @@ impl EmbeddedHome {
             log: keyspace("log", &for_log)?,
             features: keyspace("features", &plain)?,
             sessions: keyspace("sessions", &plain)?,
-            records: keyspace("records", &plain)?,
+            records: keyspace("records", &for_records)?,
             database,
             options: options.clone(),
         })

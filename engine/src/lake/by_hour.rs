@@ -3,12 +3,12 @@
 //! Knows no columns. Rows are gathered in chunks and encoded; where chunks end depends on the rows alone, never on how they
 //! arrived, because a cut that is repeated must give the same bytes.
 
-use std::sync::Arc;
+use std::{ops::RangeInclusive, sync::Arc};
 
 use arrow_array::RecordBatch;
 use hashbrown::HashMap;
 use keyloom_actors::{
-    ports::{TableError, TableFile},
+    ports::{TableBuffer, TableError, TableFile, TableInput},
     timestamp::Timestamp,
 };
 
@@ -35,6 +35,54 @@ pub(super) trait Columns: Send {
     fn take(&mut self, rows_next: usize) -> Result<RecordBatch, TableError>;
 }
 
+/// How a table makes rows of what its batcher takes in.
+pub(super) trait Rows: Send {
+    /// Where the rows wait until they are encoded.
+    type Columns: Columns;
+    /// Adds what of `input` has a place in `positions`.
+    fn append(
+        &self,
+        files: &mut HourlyFiles<Self::Columns>,
+        input: &TableInput,
+        positions: RangeInclusive<u64>,
+    ) -> Result<(), TableError>;
+}
+
+/// One cut of a table.
+pub(super) struct Cut<R: Rows> {
+    rows: R,
+    files: HourlyFiles<R::Columns>,
+}
+
+impl<R: Rows> Cut<R> {
+    /// Without rows yet.
+    pub(super) fn new(rows: R, format: Arc<ParquetFormat>) -> Self {
+        Self { rows, files: HourlyFiles::new(format) }
+    }
+}
+
+impl<R: Rows> TableBuffer for Cut<R> {
+    fn push(&mut self, input: &TableInput, positions: RangeInclusive<u64>) -> Result<(), TableError> {
+        self.rows.append(&mut self.files, input, positions)
+    }
+
+    fn rows(&self) -> u64 {
+        self.files.rows
+    }
+
+    fn bytes(&self) -> u64 {
+        self.files.bytes
+    }
+
+    fn files(&self) -> usize {
+        self.files.files.len()
+    }
+
+    fn finish(self: Box<Self>) -> Result<Vec<TableFile>, TableError> {
+        self.files.finish()
+    }
+}
+
 /// See the module.
 pub(super) struct HourlyFiles<C> {
     format: Arc<ParquetFormat>,
@@ -43,6 +91,7 @@ pub(super) struct HourlyFiles<C> {
     /// Most rows fall into the hour of the one before.
     last: Option<(i64, usize)>,
     rows: u64,
+    /// About those of the files if they were finished now.
     bytes: u64,
 }
 
@@ -58,7 +107,7 @@ struct OpenFile<C> {
 
 impl<C: Columns> HourlyFiles<C> {
     /// No files yet.
-    pub(super) fn new(format: Arc<ParquetFormat>) -> Self {
+    fn new(format: Arc<ParquetFormat>) -> Self {
         Self { format, files: Vec::new(), by_hour: HashMap::new(), last: None, rows: 0, bytes: 0 }
     }
 
@@ -100,23 +149,8 @@ impl<C: Columns> HourlyFiles<C> {
         Ok(self.files.len() - 1)
     }
 
-    /// Rows so far.
-    pub(super) fn rows(&self) -> u64 {
-        self.rows
-    }
-
-    /// About the bytes of the files if they were finished now.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Files so far.
-    pub(super) fn files(&self) -> usize {
-        self.files.len()
-    }
-
     /// Finishes all files, in order of their hours.
-    pub(super) fn finish(mut self) -> Result<Vec<TableFile>, TableError> {
+    fn finish(mut self) -> Result<Vec<TableFile>, TableError> {
         self.files.sort_unstable_by_key(|file| file.hour);
         let finish = |mut open: OpenFile<C>| {
             open.encode(0)?;

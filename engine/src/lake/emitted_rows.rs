@@ -14,7 +14,7 @@ use arrow_array::{
 };
 use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 use keyloom_actors::{
-    ports::{TableBuffer, TableError, TableFile, TableFormat, TableInput},
+    ports::{TableBuffer, TableError, TableFormat, TableInput},
     row::{EmittedTable, StoredRow},
 };
 use serde::{
@@ -23,7 +23,7 @@ use serde::{
 };
 
 use super::{
-    by_hour::{Columns, HourlyFiles},
+    by_hour::{Columns, Cut, HourlyFiles, Rows},
     observe,
     parquet::ParquetFormat,
     raw_events::partition_id,
@@ -117,7 +117,7 @@ fn times_of(table: &EmittedTable, own: &[FieldRef]) -> Result<Vec<usize>, String
 
 impl TableFormat for EmittedRows {
     fn open(&self) -> Box<dyn TableBuffer> {
-        Box::new(Cut { table: self.table.clone(), files: HourlyFiles::new(self.format.clone()) })
+        Box::new(Cut::new(self.table.clone(), self.format.clone()))
     }
 
     fn extension(&self) -> &'static str {
@@ -125,42 +125,26 @@ impl TableFormat for EmittedRows {
     }
 }
 
-/// One cut of the table.
-struct Cut {
-    table: Arc<Table>,
-    files: HourlyFiles<RowColumns>,
-}
+impl Rows for Arc<Table> {
+    type Columns = RowColumns;
 
-impl TableBuffer for Cut {
-    fn push(&mut self, input: &TableInput, positions: RangeInclusive<u64>) -> Result<(), TableError> {
+    fn append(
+        &self,
+        files: &mut HourlyFiles<RowColumns>,
+        input: &TableInput,
+        positions: RangeInclusive<u64>,
+    ) -> Result<(), TableError> {
         let TableInput::Block(block) = input else {
-            return Err(TableError(format!("events came to table {}, which has emitted rows", self.table.name)));
+            return Err(TableError(format!("events came to table {}, which has emitted rows", self.name)));
         };
         if !positions.contains(&block.number) {
             return Ok(());
         }
         for row in block.rows() {
             let row = row.ok_or_else(|| TableError(format!("block {} has what is no row", block.number)))?;
-            let table = &self.table;
-            self.files.append(row.event_time, || RowColumns::new(table.clone()), |columns| columns.append(&row))?;
+            files.append(row.event_time, || RowColumns::new(self.clone()), |columns| columns.append(&row))?;
         }
         Ok(())
-    }
-
-    fn rows(&self) -> u64 {
-        self.files.rows()
-    }
-
-    fn bytes(&self) -> u64 {
-        self.files.bytes()
-    }
-
-    fn files(&self) -> usize {
-        self.files.files()
-    }
-
-    fn finish(self: Box<Self>) -> Result<Vec<TableFile>, TableError> {
-        self.files.finish()
     }
 }
 

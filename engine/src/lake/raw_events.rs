@@ -13,11 +13,11 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use keyloom_actors::{
     event::{self, EventRef},
     fields::{FieldId, Kind},
-    ports::{TableBuffer, TableError, TableFile, TableFormat, TableInput},
+    ports::{TableBuffer, TableError, TableFormat, TableInput},
 };
 
 use super::{
-    by_hour::{Columns, HourlyFiles},
+    by_hour::{Columns, Cut, HourlyFiles, Rows},
     parquet::ParquetFormat,
 };
 
@@ -45,11 +45,10 @@ pub struct RawEvents {
     format: Arc<ParquetFormat>,
 }
 
-/// One cut of the table.
-struct Cut {
+/// How stored events become rows.
+struct RawRows {
     partition: u32,
     schema: SchemaRef,
-    files: HourlyFiles<RawColumns>,
 }
 
 /// Rows that are not encoded yet.
@@ -83,11 +82,8 @@ impl RawEvents {
 
 impl TableFormat for RawEvents {
     fn open(&self) -> Box<dyn TableBuffer> {
-        Box::new(Cut {
-            partition: self.partition,
-            schema: self.format.schema().clone(),
-            files: HourlyFiles::new(self.format.clone()),
-        })
+        let rows = RawRows { partition: self.partition, schema: self.format.schema().clone() };
+        Box::new(Cut::new(rows, self.format.clone()))
     }
 
     fn extension(&self) -> &'static str {
@@ -112,8 +108,15 @@ fn schema() -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-impl TableBuffer for Cut {
-    fn push(&mut self, input: &TableInput, positions: RangeInclusive<u64>) -> Result<(), TableError> {
+impl Rows for RawRows {
+    type Columns = RawColumns;
+
+    fn append(
+        &self,
+        files: &mut HourlyFiles<RawColumns>,
+        input: &TableInput,
+        positions: RangeInclusive<u64>,
+    ) -> Result<(), TableError> {
         let TableInput::Events(batch) = input else {
             return Err(TableError("emitted rows came to the table of all events".to_owned()));
         };
@@ -132,25 +135,9 @@ impl TableBuffer for Cut {
             }
             let (partition, schema) = (self.partition, &self.schema);
             let open = || RawColumns::new(partition, schema.clone());
-            self.files.append(event.time, open, |columns| columns.append(batch.get(index)))?;
+            files.append(event.time, open, |columns| columns.append(batch.get(index)))?;
         }
         Ok(())
-    }
-
-    fn rows(&self) -> u64 {
-        self.files.rows()
-    }
-
-    fn bytes(&self) -> u64 {
-        self.files.bytes()
-    }
-
-    fn files(&self) -> usize {
-        self.files.files()
-    }
-
-    fn finish(self: Box<Self>) -> Result<Vec<TableFile>, TableError> {
-        self.files.finish()
     }
 }
 

@@ -216,9 +216,7 @@ impl NatsStore {
         self.check_sizes(&messages, &kinds)?;
         Ok(messages)
     }
-}
 
-impl NatsStore {
     /// Removes a record: unlike a delete, a purge of its subject leaves no marker behind.
     async fn purge(self, subject: String, kind: &'static str) -> Result<(), StoreError> {
         let purged = self.inner.handle.purge().filter(subject).await;

@@ -5,7 +5,7 @@ CARGO ?= cargo
 # The profile's folder; scripts find the binary there.
 TARGET := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: demo test faults bench bench-reliability check tools
+.PHONY: demo test faults bench bench-features bench-reliability check tools
 
 demo: ## the whole engine on this machine, with live traffic; Ctrl-C ends it, DEMO_SECONDS=20 ends it by itself
 	$(CARGO) build --locked --release --package keyloom-engine --bin keyloom
@@ -19,6 +19,9 @@ faults: tools ## the engine killed and cut off hundreds of times, then audited; 
 
 bench: ## the whole job against its limits
 	$(CARGO) run --locked --release --package keyloom-benches --bin bench
+
+bench-features: ## what declared features cost per event and per answer, on one core
+	$(CARGO) run --locked --release --package keyloom-benches --bin bench-features
 
 bench-reliability: tools ## what outages, checkpoints and kills cost, beside their limits; takes a quarter of an hour
 	$(CARGO) build --locked --release --package keyloom-engine --bin keyloom

@@ -3,6 +3,7 @@
 //! Pure. Of more values than the limit the smallest ones are kept (by their JSON text, byte by byte): unlike "the first
 //! ones" that does not depend on the order of events, and sets can be put together.
 
+use hashbrown::HashSet;
 use serde::{Deserialize, Serialize};
 
 use super::{scalar::Scalar, slot::Plan, value::Value, window::Aggregate};
@@ -44,6 +45,15 @@ impl Distinct {
 }
 
 impl Aggregate for Distinct {
+    fn merged(tiles: &[(i64, Self)], plan: &Plan) -> Self {
+        let all: HashSet<&Scalar> = tiles.iter().flat_map(|(_, tile)| &tile.values).collect();
+        let mut values: Vec<&Scalar> = all.into_iter().collect();
+        values.sort_unstable();
+        let more = values.len() > plan.max as usize || tiles.iter().any(|(_, tile)| tile.more);
+        values.truncate(plan.max as usize);
+        Self { more, values: values.into_iter().cloned().collect() }
+    }
+
     fn merge(&mut self, later: &Self, plan: &Plan) {
         later.values.iter().for_each(|value| self.add(plan, value));
         self.more |= later.more;

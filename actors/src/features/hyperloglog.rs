@@ -69,6 +69,23 @@ impl Sketch {
 }
 
 impl Aggregate for Sketch {
+    fn merged(tiles: &[(i64, Self)], plan: &Plan) -> Self {
+        let mut hashes = Vec::new();
+        for (_, tile) in tiles {
+            if let Self::Few(few) = tile {
+                hashes.extend_from_slice(few);
+            }
+        }
+        hashes.sort_unstable();
+        hashes.dedup();
+        let mut all = Self::Few(hashes);
+        if matches!(&all, Self::Few(hashes) if hashes.len() > few_max(plan.precision)) {
+            all.densify(plan.precision);
+        }
+        tiles.iter().filter(|(_, tile)| matches!(tile, Self::Many(_))).for_each(|(_, tile)| all.merge(tile, plan));
+        all
+    }
+
     fn merge(&mut self, later: &Self, plan: &Plan) {
         match later {
             Self::Few(hashes) => hashes.iter().for_each(|hash| self.add_hash(plan.precision, *hash)),

@@ -6,6 +6,7 @@
 //! "Mergeable Summaries" (Agarwal et al. 2012) has it: what a full part does not know may have occurred as often there as
 //! its least count.
 
+use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::{scalar::Scalar, slot::Plan, value::Value, window::Aggregate};
@@ -79,18 +80,46 @@ impl Top {
 }
 
 impl Aggregate for Top {
+    fn merged(tiles: &[(i64, Self)], plan: &Plan) -> Self {
+        let mut all = Self::default();
+        if tiles.iter().any(|(_, tile)| tile.missed > 0) {
+            tiles.iter().for_each(|(_, tile)| all.merge(tile, plan));
+            return all;
+        }
+        // Nothing was missed, so counts just add up; looking up each value once is faster than keeping them in order.
+        let mut counts: HashMap<&Scalar, u64> = HashMap::new();
+        for entry in tiles.iter().flat_map(|(_, tile)| &tile.values) {
+            let count = counts.entry(&entry.value).or_default();
+            *count = count.saturating_add(entry.count);
+        }
+        if counts.len() > plan.max as usize {
+            tiles.iter().for_each(|(_, tile)| all.merge(tile, plan));
+            return all;
+        }
+        all.values = counts.into_iter().map(|(value, count)| Entry { value: value.clone(), count, error: 0 }).collect();
+        all.values.sort_unstable_by(|a, b| a.value.cmp(&b.value));
+        all
+    }
+
     fn merge(&mut self, later: &Self, plan: &Plan) {
-        for entry in &mut self.values {
+        // Where they missed nothing, what they do not know did not occur.
+        for entry in self.values.iter_mut().filter(|_| later.missed > 0) {
             let theirs = later.find(&entry.value).ok().map(|at| &later.values[at]);
             let (count, error) = theirs.map_or((later.missed, later.missed), |e| (e.count, e.error));
             entry.count = entry.count.saturating_add(count);
             entry.error = entry.error.saturating_add(error);
         }
         for entry in &later.values {
-            if let Err(at) = self.find(&entry.value) {
-                let count = entry.count.saturating_add(self.missed);
-                let error = entry.error.saturating_add(self.missed);
-                self.values.insert(at, Entry { value: entry.value.clone(), count, error });
+            match self.find(&entry.value) {
+                Ok(at) if later.missed == 0 => {
+                    self.values[at].count = self.values[at].count.saturating_add(entry.count);
+                }
+                Ok(_) => {} // added above
+                Err(at) => {
+                    let count = entry.count.saturating_add(self.missed);
+                    let error = entry.error.saturating_add(self.missed);
+                    self.values.insert(at, Entry { value: entry.value.clone(), count, error });
+                }
             }
         }
         self.missed = self.missed.saturating_add(later.missed);

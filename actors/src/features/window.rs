@@ -75,6 +75,12 @@ pub(super) struct AsOf {
 pub(super) trait Aggregate: Default + Clone + Serialize + DeserializeOwned {
     /// Adds what `later` covers, which is of later events.
     fn merge(&mut self, later: &Self, plan: &Plan);
+    /// Puts tiles together, earliest first: the same as merging one after the other.
+    fn merged(tiles: &[(i64, Self)], plan: &Plan) -> Self {
+        let mut all = Self::default();
+        tiles.iter().for_each(|(_, tile)| all.merge(tile, plan));
+        all
+    }
     /// Whether decoded bytes make sense; what does not is refused instead of computed with.
     fn is_sound(&self, plan: &Plan) -> bool;
 }
@@ -123,15 +129,11 @@ impl<A: Aggregate> Windowed<A> {
             (Self::One(period, value), Span::Session) => {
                 as_of.session.is_some_and(|session| *period == session as i64).then_some(Cow::Borrowed(value))
             }
-            (Self::Tiles(tiles), Span::Sliding { window, hop }) => {
-                let live = live(tiles, window, hop, as_of.now);
-                let (first, rest) = live.split_first()?;
-                let mut all = Cow::Borrowed(&first.1);
-                for (_, tile) in rest {
-                    all.to_mut().merge(tile, plan);
-                }
-                Some(all)
-            }
+            (Self::Tiles(tiles), Span::Sliding { window, hop }) => match live(tiles, window, hop, as_of.now) {
+                [] => None,
+                [(_, only)] => Some(Cow::Borrowed(only)),
+                live => Some(Cow::Owned(A::merged(live, plan))),
+            },
             _ => None,
         }
     }
@@ -140,9 +142,9 @@ impl<A: Aggregate> Windowed<A> {
     pub(super) fn encode(&self, span: Span, newest: i64, out: Vec<u8>) -> Vec<u8> {
         let encoded = match (self, span) {
             (Self::Tiles(tiles), Span::Sliding { window, hop }) => {
-                postcard::to_extend(live(tiles, window, hop, newest), out)
+                postcard::to_extend(&ByDistance(live(tiles, window, hop, newest)), out)
             }
-            (Self::Tiles(tiles), _) => postcard::to_extend(tiles, out),
+            (Self::Tiles(tiles), _) => postcard::to_extend(&ByDistance(tiles), out),
             (Self::One(period, value), _) => postcard::to_extend(&(period, value), out),
         };
         encoded.unwrap_or_default() // writing to memory cannot fail
@@ -154,11 +156,30 @@ impl<A: Aggregate> Windowed<A> {
             let ((period, value), rest) = postcard::take_from_bytes::<(i64, A)>(bytes).ok()?;
             return value.is_sound(plan).then_some((Self::One(period, value), rest));
         }
-        let (tiles, rest) = postcard::take_from_bytes::<Vec<(i64, A)>>(bytes).ok()?;
+        let (mut tiles, rest) = postcard::take_from_bytes::<Vec<(i64, A)>>(bytes).ok()?;
+        let mut before = 0i64;
+        for (number, _) in &mut tiles {
+            before = before.checked_add(*number)?;
+            *number = before;
+        }
         let sound = tiles.len() as i64 <= TILES + 2
             && tiles.is_sorted_by(|a, b| a.0 < b.0)
             && tiles.iter().all(|(_, tile)| tile.is_sound(plan));
         sound.then_some((Self::Tiles(tiles), rest))
+    }
+}
+
+/// Tiles with their numbers as distances from the one before, which take a byte instead of five.
+struct ByDistance<'a, A>(&'a [(i64, A)]);
+
+impl<A: Serialize> Serialize for ByDistance<'_, A> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut before = 0;
+        serializer.collect_seq(self.0.iter().map(|(number, tile)| {
+            let distance = number - before;
+            before = *number;
+            (distance, tile)
+        }))
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod answers;
 mod fast_path;
+mod oracle;
 mod refusals;
 
 use std::time::Duration;

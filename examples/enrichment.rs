@@ -1,7 +1,7 @@
 //! A handler that makes training data: each event becomes a row of the table `enriched`, with its session and with what was
 //! known of the visitor *before* it. A model trained on these rows never sees the future.
 //!
-//! `cargo run --release --example enrichment -- run config/enrichment.toml`
+//! `cargo run --release -p keyloom-examples --example enrichment -- run config/enrichment.toml`
 
 use std::process::ExitCode;
 
@@ -46,7 +46,7 @@ struct Visitor {
 impl State for Visitor {}
 
 /// A row of the table. `..._before` is as it was when the event came.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Enriched {
     event: Option<String>,
     page: Option<String>,
@@ -117,4 +117,86 @@ impl Handler for Enrichment {
 
 fn main() -> ExitCode {
     Engine::new().handler::<Enrichment>("session-enrichment").main()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use keyloom_actors::handler_test::HandlerTest;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn shop() -> HandlerTest {
+        HandlerTest::of::<Enrichment>(json!({}), &["domain_userid"])
+    }
+
+    fn event(name: &str, page: &str) -> Value {
+        json!({ "domain_userid": "ada", "event": name, "page_url": page })
+    }
+
+    #[test]
+    fn a_row_knows_what_was_before_its_event_and_nothing_later() {
+        let mut test = shop();
+        let began = test.now();
+        test.event(event("page_view", "/shoes")).applied();
+        test.advance(MINUTE);
+        test.event(event("purchase", "/pay")).applied();
+        test.event(json!({ "domain_userid": "ada" })).applied();
+        let rows = test.rows::<Enriched>();
+        let first = Enriched {
+            event: Some("page_view".to_owned()),
+            page: Some("/shoes".to_owned()),
+            session: 1,
+            event_of_session: 1,
+            events_before: 0,
+            purchases_before: 0,
+            page_before: None,
+            seen_before: None,
+        };
+        assert_eq!(rows[0], first);
+        assert_eq!((rows[1].purchases_before, rows[1].seen_before), (0, Some(began)));
+        assert_eq!((rows[2].purchases_before, rows[2].page_before.as_deref()), (1, Some("/pay")));
+        assert_eq!((&rows[2].event, &rows[2].page), (&None, &None));
+        assert_eq!(test.features("ada")["last_page"], "/pay", "an event without a page does not forget it");
+    }
+
+    #[test]
+    fn a_pause_begins_a_new_session_and_a_late_event_does_not() {
+        let mut test = shop();
+        test.event(event("page_view", "/a")).applied();
+        test.advance(30 * MINUTE);
+        test.event(event("page_view", "/b")).applied();
+        test.advance(31 * MINUTE);
+        let mut late = event("page_view", "/late");
+        late["collector_tstamp"] = test.ago(45 * MINUTE).into();
+        test.event(event("page_view", "/c")).applied();
+        test.event(late).applied();
+        test.advance(30 * MINUTE);
+        test.event(event("page_view", "/d")).applied();
+        let sessions: Vec<_> = test.rows::<Enriched>().iter().map(|row| (row.session, row.event_of_session)).collect();
+        assert_eq!(sessions, [(1, 1), (1, 2), (2, 1), (2, 2), (2, 3)]);
+        assert_eq!(test.features("ada")["session"], 2);
+    }
+
+    #[test]
+    fn repeats_make_no_rows() {
+        let mut test = shop();
+        let mut once = event("page_view", "/a");
+        once["event_id"] = "e1".into();
+        test.event(once.clone()).applied();
+        test.event(once).duplicate();
+        assert_eq!((test.rows::<Enriched>().len(), &test.features("ada")["event_count"]), (1, &json!(1)));
+    }
+
+    #[test]
+    fn a_configuration_that_makes_no_sense_is_refused() {
+        for gap in [0, -1] {
+            let reason = HandlerTest::refused::<Enrichment>(json!({ "session_gap_seconds": gap }));
+            assert_eq!(reason, "session_gap_seconds must be 1 or more");
+        }
+    }
 }

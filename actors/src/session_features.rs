@@ -247,6 +247,7 @@ mod tests {
 
     fn after(payloads: &[&str]) -> serde_json::Value {
         let mut test = HandlerTest::of::<SessionFeatures>(json!({}), &["domain_userid"]);
+        test.advance_to(Timestamp(1_795_176_000_000_000));
         payloads.iter().for_each(|payload| test.json(payload).applied());
         test.features("u")
     }

@@ -2,6 +2,7 @@
 
 mod admin_client;
 mod builder;
+pub mod cases;
 mod cli;
 pub mod dead_letters;
 pub mod embedded;

@@ -9,6 +9,7 @@ mod ingest;
 mod key;
 mod restart;
 mod run;
+mod test;
 mod topology_file;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -73,6 +74,8 @@ enum Command {
     Ingest(ingest::IngestArguments),
     /// List, show, redrive or purge the events that were given up
     DeadLetters(dead_letters::DeadLettersArguments),
+    /// Play a topology's cases: events given, features and rows expected; no server is needed
+    Test(test::TestArguments),
     /// Show what there is to know of one key
     Key(key::KeyArguments),
 }
@@ -93,6 +96,7 @@ pub fn main(engine: &Engine) -> ExitCode {
         Command::DeadLetters(arguments) => {
             dead_letters::load(&arguments, engine).and_then(|t| block_on(dead_letters::dead_letters(arguments, t)))
         }
+        Command::Test(arguments) => test::test(&arguments, engine),
         Command::Key(arguments) => key::load(&arguments, engine).and_then(|t| block_on(key::key(arguments, t, engine))),
     };
     match done {

@@ -30,7 +30,7 @@ use keyloom_actors::{
 };
 use support::{
     engine::{Engine, Setup, cut_at},
-    events::{at_hour, doing, event, foreign, some_event},
+    events::{Sender, at_hour, doing, event, foreign},
     expect::Expect,
     gate::{Life, Mode, Step},
     handler::Counting,
@@ -94,8 +94,7 @@ fn one_history_of_kills(seed: u64) {
         tables: vec![table("raw", Lines::default(), cut_at(random.range(5, 80)))],
         ..Setup::default()
     };
-    let keys = random.range(3, 40);
-    let mut id = 0;
+    let mut sender = Sender::new(random.range(3, 40));
     let mut zombies = Vec::new();
     for _ in 0..random.range(3, 8) {
         // It dies of its nth write, or lives until it is killed from outside.
@@ -107,7 +106,7 @@ fn one_history_of_kills(seed: u64) {
         let engine = Engine::start_mortal(&world, &setup, life);
         let until = Instant::now() + Duration::from_millis(random.range(1, 60));
         while Instant::now() < until && !engine.life.is_over() {
-            world.append((0..random.range(0, 40)).map(|_| some_event(&mut random, keys, &mut id)));
+            world.append((0..random.range(0, 40)).map(|_| sender.send(&mut random)));
             std::thread::sleep(Duration::from_millis(1));
         }
         // (One that has not claimed yet could be the last to claim, and then it would be the owner.)
@@ -122,7 +121,7 @@ fn one_history_of_kills(seed: u64) {
     }
     let engine = Engine::start(&world, &setup);
     engine.wait_running();
-    world.append((0..50).map(|_| some_event(&mut random, keys, &mut id)));
+    world.append((0..50).map(|_| sender.send(&mut random)));
     engine.settle();
     for zombie in zombies {
         zombie.wait("a zombie finds out", || zombie.is_lost() || zombie.life.is_over());

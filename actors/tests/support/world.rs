@@ -32,6 +32,9 @@ use super::{
     weather::{Fate, Weather},
 };
 
+/// Violations that are kept; the first one is a failure already.
+const VIOLATIONS_MAX: usize = 20;
+
 /// Names of actors are global to the process, so every world has a partition number of its own.
 static PARTITIONS: AtomicU32 = AtomicU32::new(0);
 
@@ -244,7 +247,10 @@ impl World {
     }
 
     fn violated(&self, what: String) {
-        lock(&self.violations).push(what);
+        let mut violations = lock(&self.violations);
+        if violations.len() < VIOLATIONS_MAX {
+            violations.push(what);
+        }
     }
 
     /// The machine loses power: the last batches that were not durable are gone, as many as `batches` at most.
@@ -427,6 +433,9 @@ impl Store for Ports {
         self.life.breathe().await;
         self.world.gets.pass().await.map_err(StoreError::Unavailable)?;
         self.sail().await.map_err(StoreError::Unavailable)?;
+        if keys.iter().any(|key| matches!(key, RecordKey::State(..))) {
+            self.world.weather.read_states().await;
+        }
         self.life.step(Step::Get(keys)).await;
         let store = lock(&self.world.store);
         Ok(keys.iter().map(|key| store.values.get(key).cloned()).collect())

@@ -317,18 +317,25 @@ impl Cell {
     pub fn hydrate(&mut self, factory: &Arc<dyn LogicFactory>, stored: Option<(Tag, Bytes)>) -> Result<(), StateError> {
         let core = match &stored {
             Some((_, version)) => {
-                let core = SessionCore::decode(factory, version)?;
-                let owed = record::decode_version(version).map_err(|e| StateError(e.to_string()))?.owed;
-                if !owed.is_empty() {
-                    self.park_behind(owed);
-                }
-                core
+                self.park_owed(version)?;
+                SessionCore::decode(factory, version)?
             }
             None => SessionCore::new(factory)?,
         };
         self.owes = false;
         self.committed = stored;
         self.core = Core::Live(Box::new(core));
+        Ok(())
+    }
+
+    /// What the key owes by `version` is to be read again, whether its state can be read or not. What a state says that no
+    /// checkpoint names as owing any more has been given up since.
+    pub fn park_owed(&mut self, version: &Bytes) -> Result<(), StateError> {
+        if self.owes {
+            let owed = record::decode_version(version).map_err(|e| StateError(e.to_string()))?.owed;
+            self.owes = false;
+            self.park_behind(owed);
+        }
         Ok(())
     }
 
@@ -345,7 +352,8 @@ impl Cell {
     /// state kills the process. Whether it works is told when it is asked for.
     pub fn rehearse(&self, factory: &Arc<dyn LogicFactory>, partition: u32) {
         if let Core::Live(core) = &self.core {
-            drop((core.encode(factory), core.answer(&self.key, partition)));
+            let again = core.encode(factory).and_then(|version| SessionCore::decode(factory, &version));
+            drop((again, core.answer(&self.key, partition)));
         }
     }
 

@@ -70,7 +70,7 @@ struct Count {
     /// Processes that an event has killed, and events that were given up for it.
     killed: u64,
     killers: u64,
-    /// Other events that were given up because processes ended from outside, twice, while they were tried alone.
+    /// Keys of which something else was given up because processes ended from outside, twice, while it was tried alone.
     unlucky: u64,
     /// Starts in careful mode.
     careful: u64,

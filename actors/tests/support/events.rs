@@ -21,7 +21,8 @@ pub fn event(key: &str, id: u64) -> NewRecord {
 
 /// One that makes the handler do `what`: `panic`, `crash`, `reject`, `retry`, or one of these with a number of tries
 /// after which it succeeds (`crash 2`), or `wait <milliseconds>`: retried once after that time, or `kill`: the process ends
-/// (`kill 2`: only the first two times), or `hold`: it does not come back while [`super::handler::Counting::held`] is set.
+/// (`kill 2`: only the first two times), or `spoil`: the process that reads the key's state again ends, or
+/// `hold`: it does not come back while [`super::handler::Counting::held`] is set.
 pub fn doing(what: &str, key: &str, id: u64) -> NewRecord {
     made(key, id, what, 0)
 }

@@ -43,7 +43,7 @@ const THREAD: &str = "history";
 const REST_LIMIT: Duration = Duration::from_secs(600);
 /// Processes that a history may start because those before have ended by themselves.
 const REPLACED_MAX: u64 = 1_000;
-/// How often it is looked at meanwhile.
+/// How often it is looked at meanwhile: first after this time, then after a hundredth more of what has passed.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Time as the runtime has it.
@@ -256,11 +256,11 @@ async fn history(seed: u64) -> Count {
     count.zombies = processes.len() as u64;
     count.lives += 1;
     processes.push(Process::start(&world, &setup, &clock, Life::long()).await);
-    let until = Instant::now() + REST_LIMIT;
+    let began = Instant::now();
     let mut replaced = 0;
     while !processes.iter().any(|process| process.status.running.load(Relaxed)) {
-        assert!(Instant::now() < until, "no process comes to run");
-        tokio::time::sleep(LOOK_EVERY).await;
+        assert!(began.elapsed() < REST_LIMIT, "no process comes to run");
+        look_again(began).await;
         replace_lost(&world, &setup, &clock, &mut processes, &mut replaced).await;
     }
     world.append((0..50).map(|_| sender.send(&mut random)));
@@ -310,6 +310,10 @@ async fn replace_lost(
     }
 }
 
+async fn look_again(began: Instant) {
+    tokio::time::sleep(LOOK_EVERY.max(began.elapsed() / 100)).await;
+}
+
 /// Waits until everything is as the log says and one process is left, then checks all of it. Which one does not matter: the
 /// last to claim the partition owns it, and one that was late to start may be the last.
 async fn rest(
@@ -321,7 +325,7 @@ async fn rest(
 ) -> u64 {
     let (mut expect, tables) = (Expect::of(world, setup.attempts), setup.tables());
     let mut checkpoint = 0;
-    let until = Instant::now() + REST_LIMIT;
+    let began = Instant::now();
     loop {
         replace_lost(world, setup, clock, &mut processes, &mut replaced).await;
         if checkpoint != world.checkpoint().n && world.has_unlucky() {
@@ -340,8 +344,8 @@ async fn rest(
             return 1;
         }
         let owners = || processes.iter().map(|p| format!("{:?}", p.status)).collect::<Vec<_>>().join("\n");
-        assert!(Instant::now() < until, "{lacks:?}\n{}", owners());
-        tokio::time::sleep(LOOK_EVERY).await;
+        assert!(began.elapsed() < REST_LIMIT, "{lacks:?}\n{}", owners());
+        look_again(began).await;
     }
     expect.check(world, &tables);
     assert_eq!(expect.counters().total(), world.last_seq(), "every event has one end");

@@ -1,4 +1,5 @@
-//! Careful mode: what a partition's store remembers of starts that came to nothing, and which events are suspected of it.
+//! Careful mode: what a partition's store remembers of starts that came to nothing, and which events, or stored states that
+//! were read, are suspected of it.
 //!
 //! Pure: decides from records. A process that is killed by an event cannot say so, so its successors have to find out: they
 //! count starts without progress, and after a few of them note every event in the store before it is tried. Not here: who
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     dead_letter::Reason,
+    key::Key,
     router::{PULL_EVENTS_MAX, UNCOMMITTED_EVENTS_MAX},
 };
 
@@ -24,6 +26,8 @@ pub const TRIED_EVENTS_MAX: u32 = 256;
 pub const TRIAL_EVENTS_MAX: usize = 32;
 /// Suspects that the record holds, about 10 bytes each.
 const SUSPECTS_MAX: usize = 4_096;
+/// Keys whose stored states the record holds something against. With more of them, starts find out again.
+const STATES_MAX: usize = 256;
 /// How far behind its cut a process may have come, at most.
 const REACH_EVENTS_MAX: u64 = UNCOMMITTED_EVENTS_MAX + PULL_EVENTS_MAX as u64;
 
@@ -42,6 +46,21 @@ pub struct Care {
     pub trying: BTreeSet<u64>,
     /// Events that were being tried when a process died, or that a process did not come back from.
     pub suspects: BTreeMap<u64, Suspect>,
+    /// Keys whose stored state is being read in careful mode.
+    #[serde(default)]
+    pub reading: BTreeSet<String>,
+    /// Keys whose stored state was being read when a process died, and how many died while nothing else was tried.
+    #[serde(default)]
+    pub states: BTreeMap<String, u32>,
+}
+
+/// What a process may die of.
+#[derive(Clone, Debug)]
+pub enum Subject {
+    /// Processing these events of one key.
+    Events(Vec<u64>),
+    /// Reading the stored state of a key.
+    State(Key),
 }
 
 /// What is known against an event.
@@ -75,6 +94,10 @@ pub struct Verdicts {
     pub condemned: BTreeMap<u64, (Reason, u32)>,
     /// Events that are tried alone.
     pub suspects: BTreeSet<u64>,
+    /// Keys whose stored state is not read, and the deaths that it cost.
+    pub unreadable: BTreeMap<String, u32>,
+    /// Keys whose stored state is read when nothing else is tried.
+    pub suspect_states: BTreeSet<String>,
 }
 
 impl Care {
@@ -92,12 +115,19 @@ impl Care {
         }
         // Another owner of the same process: it did not die, so what it was trying is innocent.
         care.trying.clear();
+        care.reading.clear();
         care.suspects.retain(|seq, _| *seq >= start.progress);
         while care.suspects.len() > SUSPECTS_MAX {
             care.suspects.pop_last();
         }
         if care.starts >= CAREFUL_AFTER_STARTS {
             care.until = care.until.max(start.log_last.min(start.cut.saturating_add(REACH_EVENTS_MAX)));
+        }
+        if !care.is_careful(start.progress) {
+            care.states.retain(|_, deaths| *deaths >= LONE_DEATHS_MAX); // what asked for the others has been processed
+        }
+        while care.states.len() > STATES_MAX {
+            care.states.pop_last();
         }
         care.epoch = start.epoch;
         care
@@ -109,18 +139,47 @@ impl Care {
         for seq in std::mem::take(&mut self.trying) {
             self.suspects.entry(seq).and_modify(|suspect| suspect.deaths += 1).or_default();
         }
+        for key in std::mem::take(&mut self.reading) {
+            self.states.entry(key).and_modify(|deaths| *deaths += 1).or_default();
+        }
+    }
+
+    /// This is about to be tried.
+    pub fn note(&mut self, subject: &Subject) {
+        match subject {
+            Subject::Events(seqs) => self.trying.extend(seqs),
+            Subject::State(key) => drop(self.reading.insert(key.to_string())),
+        }
+    }
+
+    /// This was tried and killed nobody.
+    pub fn acquit(&mut self, subject: &Subject) {
+        match subject {
+            Subject::Events(seqs) => self.acquit_events(seqs),
+            Subject::State(key) => {
+                self.reading.remove(key.as_str());
+                self.states.remove(key.as_str()); // one that is given up was not read
+            }
+        }
     }
 
     /// These were tried and killed nobody. Who was suspected is so no more: only deaths one after the other condemn, so that
     /// kills from outside have to hit the same event each time it is tried. Who is condemned was not tried, and stays it: until
     /// a checkpoint has the dead letter, a successor must know.
-    pub fn acquit(&mut self, seqs: &[u64]) {
+    fn acquit_events(&mut self, seqs: &[u64]) {
         for seq in seqs {
             self.trying.remove(seq);
             if self.suspects.get(seq).is_some_and(|suspect| suspect.verdict().is_none()) {
                 self.suspects.remove(seq);
             }
         }
+    }
+
+    /// This process ends in order: what follows may be a program that is mended, which reads all states again. True when that
+    /// must be written.
+    pub fn end(&mut self) -> bool {
+        let (starts, states) = (std::mem::take(&mut self.starts), std::mem::take(&mut self.states));
+        starts > 0 || !states.is_empty()
     }
 
     /// The handler did not come back from this event: known for sure, and nothing else is to blame.
@@ -154,6 +213,13 @@ impl Care {
                 verdicts.suspects.insert(*seq);
             }
         }
+        for (key, deaths) in &self.states {
+            if *deaths >= LONE_DEATHS_MAX {
+                verdicts.unreadable.insert(key.clone(), *deaths);
+            } else {
+                verdicts.suspect_states.insert(key.clone());
+            }
+        }
         verdicts
     }
 }
@@ -178,9 +244,20 @@ impl Verdicts {
         tried.max(usize::from(!next.is_empty()))
     }
 
-    /// Whether the trial of these events must be the only one of the process.
-    pub fn is_alone(&self, trial: &[u64]) -> bool {
-        trial.iter().any(|seq| self.suspects.contains(seq))
+    /// Whether this trial must be the only one of the process.
+    pub fn is_alone(&self, subject: &Subject) -> bool {
+        match subject {
+            Subject::Events(seqs) => seqs.iter().any(|seq| self.suspects.contains(seq)),
+            Subject::State(key) => self.suspect_states.contains(key.as_str()),
+        }
+    }
+
+    /// Why the stored state of `key` is not read, if it is not.
+    pub fn unreadable(&self, key: &str) -> Option<String> {
+        let deaths = self.unreadable.get(key)?;
+        Some(format!(
+            "the process died {deaths} times while it read this state; it is read again after an orderly restart"
+        ))
     }
 
     /// What a dead letter says.
@@ -246,7 +323,7 @@ mod tests {
         die(&mut care, &[]);
         die(&mut care, &[4]);
         assert!(care.verdicts().condemned.is_empty());
-        care.acquit(&[6]);
+        care.acquit(&Subject::Events(vec![6]));
         die(&mut care, &[5]);
         assert_eq!(care.verdicts().condemned, [(5, (Reason::Killer, 2))].into());
         assert_eq!(care.verdicts().suspects, [4].into());
@@ -258,7 +335,35 @@ mod tests {
         care.blame_stuck(6);
         care = Care::begin(Some(&care), &start(care.epoch + 1, 5, 9));
         let condemned = [(5, (Reason::Killer, 2)), (6, (Reason::Stuck, 1))];
-        assert_eq!(care.verdicts(), Verdicts { condemned: condemned.into(), suspects: [].into() }, "4 is done");
+        assert_eq!(care.verdicts(), Verdicts { condemned: condemned.into(), ..Verdicts::default() }, "4 is done");
+    }
+
+    #[test]
+    fn a_state_that_kills_whoever_reads_it_is_not_read_until_an_orderly_end() {
+        let mut care = Care { starts: 2, progress: 1, ..Care::default() };
+        let (ada, eve) = (Key::new("ada").expect("a key"), Key::new("eve").expect("a key"));
+        let die = |care: &mut Care, reading: &[&Key]| {
+            reading.iter().for_each(|key| care.note(&Subject::State((*key).clone())));
+            *care = Care::begin(Some(care), &start(care.epoch + 1, 1, 9));
+        };
+        die(&mut care, &[&ada, &eve]);
+        let alone = |care: &Care, key: &Key| care.verdicts().is_alone(&Subject::State(key.clone()));
+        assert!(alone(&care, &ada) && alone(&care, &eve));
+        care.acquit(&Subject::State(ada.clone()));
+        die(&mut care, &[&eve]);
+        let same_process = Start { first_epoch: care.epoch, ..start(care.epoch + 1, 1, 9) };
+        care.note(&Subject::State(eve.clone()));
+        care = Care::begin(Some(&care), &same_process);
+        assert_eq!(care.verdicts().unreadable("eve"), None, "one death alone, and one claim without a death");
+        die(&mut care, &[&eve]);
+        assert!(care.verdicts().unreadable("eve").is_some() && !alone(&care, &eve) && !alone(&care, &ada));
+        // Careful mode ends, and processes are killed for other reasons: it stays.
+        care.states.insert("bob".to_owned(), 1);
+        care = Care::begin(Some(&care), &start(care.epoch + 1, 10, 12));
+        assert!(!care.is_careful(10));
+        assert_eq!(care.states, [("eve".to_owned(), 2)].into(), "nothing asks for bob any more");
+        assert!(care.end() && care.verdicts().unreadable("eve").is_none());
+        assert!(!care.end());
     }
 
     #[test]
@@ -267,7 +372,8 @@ mod tests {
         let together = |next: &[u64]| verdicts.together(next);
         assert_eq!([together(&[]), together(&[1, 2, 3]), together(&[3, 4, 5]), together(&[5])], [0, 2, 1, 1]);
         assert_eq!(together(&(10..100).collect::<Vec<_>>()), TRIAL_EVENTS_MAX);
-        assert!(verdicts.is_alone(&[3]) && !verdicts.is_alone(&[1, 2]));
+        let is_alone = |trial: &[u64]| verdicts.is_alone(&Subject::Events(trial.to_vec()));
+        assert!(is_alone(&[3]) && !is_alone(&[1, 2]));
     }
 
     proptest! {
@@ -301,13 +407,13 @@ mod tests {
                     let from_outside = !killed && kills.next().is_some_and(|(dice, _)| dice < 40);
                     died = killed || from_outside;
                     deaths += u32::from(killed);
-                    if from_outside && verdicts.is_alone(trial) {
+                    if from_outside && verdicts.is_alone(&Subject::Events(trial.to_vec())) {
                         *outside.entry(trial[0]).or_default() += 1;
                     }
                     if !died {
                         at = trial[trial.len() - 1];
                         if care.is_careful(done + 1) {
-                            care.acquit(trial);
+                            care.acquit(&Subject::Events(trial.to_vec()));
                         }
                     }
                     if at % 7 == 0 {

@@ -350,12 +350,8 @@ impl Cell {
         let ValidVersion { newest: stored, is_after_crash } = found;
         let core = match &stored {
             Some((_, version)) => {
-                let core = SessionCore::decode(factory, version)?;
-                let owed = record::decode_version(version).map_err(|e| StateError(e.to_string()))?.owed;
-                if !owed.is_empty() {
-                    self.park_behind(owed);
-                }
-                core
+                self.park_owed(version)?;
+                SessionCore::decode(factory, version)?
             }
             None => SessionCore::new(factory)?,
         };
@@ -367,6 +363,17 @@ impl Cell {
         self.told_due = (!is_after_crash && due.is_none()).then_some(None);
         self.committed = stored;
         self.core = Core::Live(Box::new(core));
+        Ok(())
+    }
+
+    /// What the key owes by `version` is to be read again, whether its state can be read or not. What a state says that no
+    /// checkpoint names as owing any more has been given up since.
+    pub fn park_owed(&mut self, version: &Bytes) -> Result<(), StateError> {
+        if self.owes {
+            let owed = record::decode_version(version).map_err(|e| StateError(e.to_string()))?.owed;
+            self.owes = false;
+            self.park_behind(owed);
+        }
         Ok(())
     }
 
@@ -383,7 +390,8 @@ impl Cell {
     /// state kills the process. Whether it works is told when it is asked for.
     pub fn rehearse(&self, factory: &Arc<dyn LogicFactory>, partition: u32) {
         if let Core::Live(core) = &self.core {
-            drop((core.encode(factory), core.answer(&**factory, &self.key, partition)));
+            let again = core.encode(factory).and_then(|version| SessionCore::decode(factory, &version));
+            drop((again, core.answer(&**factory, &self.key, partition)));
         }
     }
 

@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::{
     budget::Backoff,
-    careful::Care,
+    careful::{Care, Subject},
     counts::Counts,
     credit::Credit,
     failure::ActorFailure,
@@ -99,10 +99,10 @@ pub enum CommitterMsg {
     Write(Vec<StoreEntry>, WriteReply),
     /// Publish everything, make a checkpoint, then answer.
     Drain(oneshot::Sender<()>),
-    /// Note these events, in careful mode, then answer: they are about to be tried.
-    Try(Vec<u64>, oneshot::Sender<()>),
-    /// They were tried; the permit goes when the store knows.
-    Tried(Vec<u64>, OwnedSemaphorePermit),
+    /// Note this, in careful mode, then answer: it is about to be tried.
+    Try(Subject, oneshot::Sender<()>),
+    /// It was tried; the permit goes when the store knows.
+    Tried(Subject, OwnedSemaphorePermit),
 }
 
 enum Phase {

@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::{
     asker::Asker,
-    careful::{TRIAL_EVENTS_MAX, Verdicts},
+    careful::{Subject, TRIAL_EVENTS_MAX, Verdicts},
     cell::{Cell, TURN_EVENTS_MAX},
     committer::CommitterMsg,
     counts::Counts,
@@ -80,10 +80,11 @@ pub struct Desk {
     pub partition: u32,
 }
 
-/// The permission to try events in careful mode: the store knows of them. When it is dropped, whatever the reason, the store
-/// is told that they did not kill anybody, and then others may go on.
-struct Trial {
-    seqs: Vec<u64>,
+/// The permission to try something in careful mode: the store knows of it. When it is dropped, whatever the reason, the store
+/// is told that it did not kill anybody, and then others may go on.
+pub struct Trial {
+    /// What is noted: nothing while another partition is careful, which this one must only not disturb.
+    subject: Option<Subject>,
     permit: Option<OwnedSemaphorePermit>,
     committer: ActorRef<CommitterMsg>,
 }
@@ -92,33 +93,38 @@ impl Trial {
     /// Waits for the permission to try what is next in `cell`.
     async fn begin(cell: &SharedCell, desk: &Desk) -> Result<Self, ActorProcessingErr> {
         let next = lock(cell).next_to_try(TRIAL_EVENTS_MAX);
-        let mut seqs = next[..desk.verdicts.together(&next)].to_vec();
-        let permit = desk.trials.permit(seqs.len(), desk.verdicts.is_alone(&seqs)).await;
-        let is_careful = desk.status.careful.load(Ordering::Relaxed);
-        if !is_careful {
-            seqs.clear(); // another partition is careful: this one must only not disturb it
-        }
-        let trial = Self { seqs, permit: Some(permit), committer: desk.committer.clone() };
-        if !trial.seqs.is_empty() {
+        let seqs = next[..desk.verdicts.together(&next)].to_vec();
+        Self::of(Subject::Events(seqs), desk).await
+    }
+
+    /// Waits for the permission to try this.
+    pub async fn of(subject: Subject, desk: &Desk) -> Result<Self, ActorProcessingErr> {
+        let (weight, is_empty) = match &subject {
+            Subject::Events(seqs) => (seqs.len(), seqs.is_empty()),
+            Subject::State(_) => (1, false),
+        };
+        let permit = desk.trials.permit(weight, desk.verdicts.is_alone(&subject)).await;
+        let is_noted = desk.status.careful.load(Ordering::Relaxed) && !is_empty;
+        let trial =
+            Self { subject: is_noted.then_some(subject), permit: Some(permit), committer: desk.committer.clone() };
+        if let Some(subject) = &trial.subject {
             let (noted, waits) = oneshot::channel();
-            trial.committer.cast(CommitterMsg::Try(trial.seqs.clone(), noted))?;
+            trial.committer.cast(CommitterMsg::Try(subject.clone(), noted))?;
             waits.await?;
         }
         Ok(trial)
     }
 
     fn events_max(&self) -> usize {
-        if self.seqs.is_empty() { TURN_EVENTS_MAX } else { self.seqs.len() }
+        if let Some(Subject::Events(seqs)) = &self.subject { seqs.len() } else { TURN_EVENTS_MAX }
     }
 }
 
 impl Drop for Trial {
     fn drop(&mut self) {
-        if let Some(permit) = self.permit.take()
-            && !self.seqs.is_empty()
-        {
+        if let (Some(permit), Some(subject)) = (self.permit.take(), self.subject.take()) {
             // A committer that is gone takes the whole partition with it; its successor knows that nobody died.
-            drop(self.committer.cast(CommitterMsg::Tried(std::mem::take(&mut self.seqs), permit)));
+            drop(self.committer.cast(CommitterMsg::Tried(subject, permit)));
         }
     }
 }

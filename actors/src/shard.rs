@@ -20,7 +20,7 @@ use tokio::{sync::oneshot, time::Instant};
 use crate::{
     asker::Asker,
     budget::{Backoff, RestartBudget},
-    careful::Verdicts,
+    careful::{Subject, Verdicts},
     cell::{Cell, Collected, Core, Failure, KeyLimits, Pushed, Recovery},
     committer::CommitterMsg,
     counts::Counts,
@@ -28,13 +28,13 @@ use crate::{
     event::{EventBatch, KeyPaths, QueuedEvent},
     fault_point,
     feature_cache::FeatureCache,
-    handler::LogicFactory,
+    handler::{LogicFactory, StateError},
     key::{Key, KeyHash},
     observe::{self, Cause},
     ports::{Log, RecordKey, Store, StoreEntry},
     record::{self, Checkpoint, Tag},
     row::EmittedRow,
-    session::{Books, Desk, Session, SessionState, SharedCell, Wake},
+    session::{Books, Desk, Session, SessionState, SharedCell, Trial, Wake},
     slots::Slots,
     status::{Status, lock},
     timer_index::TimerIndex,
@@ -145,6 +145,8 @@ pub enum ShardMsg {
     },
     /// States arrived from the store.
     Hydrated(Vec<(Key, Option<Bytes>)>),
+    /// In careful mode: the store knows that this state is about to be read.
+    Readable(Key, Option<Bytes>, Trial),
     /// A failed session may start again.
     Restart(Key),
     /// A session has events that were parked, and nothing else to do.
@@ -318,8 +320,13 @@ impl Actor for Shard {
             ShardMsg::Hydrated(states) => {
                 fault_point::reached(fault_point::HYDRATING);
                 for (key, record) in states {
-                    state.hydrate(&myself, key, record).await;
+                    state.read_state(&myself, key, record).await;
                 }
+                state.evict_over_limit();
+            }
+            ShardMsg::Readable(key, record, trial) => {
+                state.hydrate(&myself, key, record).await;
+                drop(trial);
                 state.evict_over_limit();
             }
             ShardMsg::Restart(key) => state.restart(&myself, key).await,
@@ -485,6 +492,21 @@ impl ShardState {
         }
     }
 
+    /// Reads a state that came from the store: in careful mode not before the store knows, because that may kill the process.
+    async fn read_state(&mut self, myself: &ActorRef<ShardMsg>, key: Key, record: Option<Bytes>) {
+        let is_read = record.is_some() && self.args.verdicts.unreadable(key.as_str()).is_none();
+        if !is_read || !self.args.trials.are_on() {
+            return self.hydrate(myself, key, record).await;
+        }
+        let (desk, myself) = (Arc::clone(&self.desk), myself.clone());
+        tokio::spawn(async move {
+            // Without a committer or a shard the whole partition is going.
+            if let Ok(trial) = Trial::of(Subject::State(key.clone()), &desk).await {
+                drop(myself.cast(ShardMsg::Readable(key, record, trial)));
+            }
+        });
+    }
+
     async fn hydrate(&mut self, myself: &ActorRef<ShardMsg>, key: Key, record: Option<Bytes>) {
         let Some(slot) = self.slots.peek(key.as_str()) else { return };
         if !matches!(slot.phase, Phase::Hydrating) {
@@ -495,7 +517,11 @@ impl ShardState {
             let found = found.unwrap_or_default();
             let cause = if found.newest.is_some() { "hydrate" } else { "new" };
             let mut cell = lock(&slot.cell);
-            let hydrated = cell.hydrate(&self.args.factory, found).map(|()| cause).map_err(|e| e.0);
+            let hydrated = match (&found.newest, self.args.verdicts.unreadable(key.as_str())) {
+                (Some((_, version)), Some(error)) => cell.park_owed(version).and(Err(StateError(error))),
+                _ => cell.hydrate(&self.args.factory, found).map(|()| cause),
+            };
+            let hydrated = hydrated.map_err(|e| e.0);
             self.args.status.parked.fetch_add(cell.parked() as i64, Ordering::Relaxed);
             hydrated
         });

@@ -12,7 +12,7 @@ use std::sync::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::careful::{Care, TRIED_EVENTS_MAX};
+use crate::careful::{Care, Subject, TRIED_EVENTS_MAX};
 
 /// See the module. One per process.
 pub struct Trials {
@@ -82,15 +82,15 @@ impl Notes {
         self.care.starts
     }
 
-    /// A session waits to try these events.
-    pub fn open(&mut self, seqs: &[u64], noted: oneshot::Sender<()>) {
-        self.care.trying.extend(seqs);
+    /// Somebody waits to try this.
+    pub fn open(&mut self, subject: &Subject, noted: oneshot::Sender<()>) {
+        self.care.note(subject);
         self.noted.push(noted);
     }
 
-    /// It has tried them; its permit may go once the store knows.
-    pub fn close(&mut self, seqs: &[u64], permit: OwnedSemaphorePermit) {
-        self.care.acquit(seqs);
+    /// It was tried; the permit may go once the store knows.
+    pub fn close(&mut self, subject: &Subject, permit: OwnedSemaphorePermit) {
+        self.care.acquit(subject);
         self.closed.push(permit);
     }
 
@@ -102,7 +102,7 @@ impl Notes {
     /// The store knows all of it.
     pub fn written(&mut self) {
         for noted in self.noted.drain(..) {
-            noted.send(()).ok(); // a session that is gone takes its note back by itself
+            noted.send(()).ok(); // who is gone takes its note back by itself
         }
         self.closed.clear();
     }
@@ -117,8 +117,7 @@ impl Notes {
 
     /// This process ends in order: the record that says so, if any has to.
     pub fn drained(&mut self) -> Option<&Care> {
-        let counted = std::mem::take(&mut self.care.starts) > 0;
-        counted.then_some(&self.care)
+        self.care.end().then_some(&self.care)
     }
 }
 
@@ -134,12 +133,13 @@ mod tests {
         assert!(trials.are_on());
         let (noted, mut waits) = oneshot::channel();
         let permit = trials.permit(2, false).await;
-        notes.open(&[1, 2], noted);
+        let subject = Subject::Events(vec![1, 2]);
+        notes.open(&subject, noted);
         assert!(waits.try_recv().is_err(), "not before the store knows");
         assert_eq!(notes.due().map(|care| care.trying.len()), Some(2));
         notes.written();
         assert!(waits.try_recv().is_ok() && notes.due().is_none());
-        notes.close(&[1, 2], permit);
+        notes.close(&subject, permit);
         let mut alone = std::pin::pin!(trials.permit(1, true));
         assert!(futures_util::poll!(&mut alone).is_pending(), "a note is open");
         assert_eq!(notes.due().map(|care| care.trying.len()), Some(0));

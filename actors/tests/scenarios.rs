@@ -30,7 +30,7 @@ use keyloom_actors::{
 };
 use support::{
     engine::{Engine, Setup, cut_at},
-    events::{at_hour, doing, event, foreign, some_event},
+    events::{Sender, at_hour, doing, event, foreign},
     expect::Expect,
     gate::{Life, Mode, Step},
     handler::Counting,
@@ -94,8 +94,7 @@ fn one_history_of_kills(seed: u64) {
         tables: vec![table("raw", Lines::default(), cut_at(random.range(5, 80)))],
         ..Setup::default()
     };
-    let keys = random.range(3, 40);
-    let mut id = 0;
+    let mut sender = Sender::new(random.range(3, 40));
     let mut zombies = Vec::new();
     for _ in 0..random.range(3, 8) {
         // It dies of its nth write, or lives until it is killed from outside.
@@ -107,7 +106,7 @@ fn one_history_of_kills(seed: u64) {
         let engine = Engine::start_mortal(&world, &setup, life);
         let until = Instant::now() + Duration::from_millis(random.range(1, 60));
         while Instant::now() < until && !engine.life.is_over() {
-            world.append((0..random.range(0, 40)).map(|_| some_event(&mut random, keys, &mut id)));
+            world.append((0..random.range(0, 40)).map(|_| sender.send(&mut random)));
             std::thread::sleep(Duration::from_millis(1));
         }
         // (One that has not claimed yet could be the last to claim, and then it would be the owner.)
@@ -122,7 +121,7 @@ fn one_history_of_kills(seed: u64) {
     }
     let engine = Engine::start(&world, &setup);
     engine.wait_running();
-    world.append((0..50).map(|_| some_event(&mut random, keys, &mut id)));
+    world.append((0..50).map(|_| sender.send(&mut random)));
     engine.settle();
     for zombie in zombies {
         zombie.wait("a zombie finds out", || zombie.is_lost() || zombie.life.is_over());
@@ -771,6 +770,114 @@ fn an_event_that_kills_a_few_times_only_is_processed() {
     assert_eq!(deaths, 4, "twice before careful mode, in company, alone");
     assert_eq!(engine.settle().counters().applied, 201);
     assert_eq!(world.care().suspects.len(), 0, "it was acquitted");
+}
+
+/// Deaths that a state costs that kills whoever reads it: until careful mode, which the third start begins; in company; alone.
+const STATE_DEATHS: u32 = CAREFUL_AFTER_STARTS - 1 + 1 + LONE_DEATHS_MAX;
+
+/// Whether the checkpoint covers `total` events, and each of them has an end.
+fn all_counted(world: &World, total: u64) -> bool {
+    let checkpoint = world.checkpoint();
+    (checkpoint.progress(), checkpoint.counters.total()) == (total + 1, total)
+}
+
+/// Starts engines until one of them gets there; answers with it and the number of those before it.
+fn until_counted(world: &Arc<World>, setup: &Setup, total: u64) -> (Engine, u32) {
+    for deaths in 0..=STATE_DEATHS {
+        let engine = Engine::start(world, setup);
+        engine.wait("an end of one kind or the other", || engine.life.is_over() || all_counted(world, total));
+        if !engine.life.is_over() {
+            return (engine, deaths);
+        }
+        engine.kill();
+    }
+    panic!("too many processes died; {:?}", world.care());
+}
+
+#[test]
+fn a_stored_state_that_kills_whoever_reads_it_is_read_again_only_after_an_orderly_restart() {
+    let world = World::new();
+    let setup = Setup::default();
+    world.append([doing("spoil", "eve", 1), event("ada", 2)]);
+    let engine = Engine::start(&world, &setup);
+    engine.settle();
+    engine.kill();
+
+    world.append([event("ada", 3), event("eve", 4), event("ada", 5)]);
+    let (engine, deaths) = until_counted(&world, &setup, 5);
+    assert_eq!(deaths, STATE_DEATHS);
+    assert_eq!(u64::from(deaths), setup.handler.kills());
+    let counters = |applied: u64, dead: u64| {
+        let counters = world.checkpoint().counters;
+        assert_eq!(counters.applied, applied);
+        assert_eq!(counters.dead_lettered, [("error".to_owned(), dead)].into());
+    };
+    counters(4, 1);
+    world.append([event("eve", 6), event("ada", 7)]);
+    engine.wait("nobody dies again", || all_counted(&world, 7));
+    counters(5, 2);
+    engine.kill();
+    world.append([event("eve", 8)]);
+    let (engine, deaths) = until_counted(&world, &setup, 8);
+    counters(5, 3);
+    assert_eq!(deaths, 0, "the next process knows it from the store");
+
+    assert!(engine.drain(support::LIMIT));
+    engine.kill();
+    setup.handler.mended.store(true, SeqCst);
+    world.append([event("eve", 9)]);
+    let (engine, _) = until_counted(&world, &setup, 9);
+    counters(6, 3);
+    engine.wait("its features are there", || world.feature("eve").is_some_and(|a| (a.seq, a.tally.count) == (9, 2)));
+}
+
+#[test]
+fn what_a_key_owes_is_given_up_when_its_stored_state_cannot_be_read() {
+    let world = World::new();
+    let limits = KeyLimits { lagging_after: Duration::from_millis(10), ..KeyLimits::default() };
+    let setup = Setup { limits, ..Setup::default() };
+    world.append([doing("spoil", "eve", 1), event("ada", 2)]);
+    setup.handler.mended.store(true, SeqCst);
+    let engine = Engine::start(&world, &setup);
+    engine.settle();
+    world.append([doing("wait 9000", "eve", 3)]);
+    engine.wait("eve lags", || world.checkpoint().cut == 3 && world.checkpoint().lagging == ["eve"]);
+    engine.kill();
+    setup.handler.mended.store(false, SeqCst);
+    let (engine, deaths) = until_counted(&world, &setup, 3);
+    assert_eq!(deaths, STATE_DEATHS);
+    let counters = world.checkpoint().counters;
+    assert_eq!((counters.applied, counters.dead_lettered), (2, [("error".to_owned(), 1)].into()));
+
+    // What was given up stays so, whoever reads the state later.
+    assert!(engine.drain(support::LIMIT));
+    engine.kill();
+    setup.handler.mended.store(true, SeqCst);
+    world.append([event("eve", 4)]);
+    let (engine, _) = until_counted(&world, &setup, 4);
+    engine.wait("its features are there", || world.feature("eve").is_some_and(|a| (a.seq, a.tally.count) == (4, 2)));
+}
+
+#[test]
+fn an_event_that_leaves_a_state_that_cannot_be_read_is_found_before_the_state_is_stored() {
+    let world = World::new();
+    let setup = Setup { checkpoint_every: HOUR, ..Setup::default() };
+    world.append([event("eve", 1), doing("spoil", "eve", 2), doing("kill 2", "ada", 3), event("eve", 4)]);
+    let (mut deaths, mut careful) = (0, false);
+    let engine = loop {
+        let engine = Engine::start(&world, &setup);
+        engine.wait("the end", || engine.life.is_over() || engine.status.counters().total() == 4);
+        careful |= engine.status.careful.load(Relaxed);
+        if !engine.life.is_over() {
+            break engine;
+        }
+        deaths += 1;
+        assert!(deaths < 10, "{:?}", world.care());
+        engine.kill();
+    };
+    assert!(careful && deaths == 2 + 1 + LONE_DEATHS_MAX, "{deaths} deaths");
+    let counters = engine.status.counters();
+    assert_eq!((counters.applied, &counters.dead_lettered), (3, &[("killer".to_owned(), 1)].into()));
 }
 
 #[test]

@@ -45,6 +45,8 @@ pub struct Topology {
     pub sessions: String,
     /// Appended as it is.
     pub more: String,
+    /// Addresses that the process may use, in bytes: beyond, it gets no more memory. No limit when `None`.
+    pub memory_max: Option<u64>,
     /// What the process finds in its environment, beside the credentials of a test. Counts from the next start on.
     pub environment: Vec<(String, String)>,
 }
@@ -143,7 +145,7 @@ impl Engine {
     pub fn launch(binary: &Path, folder: &Path, topology: &Topology) -> Self {
         let port = free_port();
         fs::write(folder.join("keyloom.toml"), topology.text(port)).expect("the test's folder is writable");
-        let process = run(binary, folder, &topology.environment);
+        let process = run(binary, folder, topology);
         let (topology, folder) = (topology.clone(), folder.to_owned());
         Self { process, port, topology, folder, binary: binary.to_owned() }
     }
@@ -157,7 +159,7 @@ impl Engine {
     /// The same without waiting: for an engine that is told to end itself.
     pub fn launch_again(&mut self) {
         assert!(self.process.ended().is_some(), "it still runs");
-        self.process = run(&self.binary, &self.folder, &self.topology.environment);
+        self.process = run(&self.binary, &self.folder, &self.topology);
     }
 
     /// SIGTERM, and the exit code.
@@ -224,9 +226,16 @@ impl Engine {
     }
 }
 
-fn run(binary: &Path, folder: &Path, environment: &[(String, String)]) -> Process {
-    let mut command = Command::new(binary);
-    command.envs(environment.iter().map(|(name, value)| (name, value)));
+fn run(binary: &Path, folder: &Path, topology: &Topology) -> Process {
+    let mut command = match topology.memory_max {
+        None => Command::new(binary),
+        Some(bytes) => {
+            let mut limited = Command::new("sh");
+            limited.args(["-c", &format!("ulimit -v {}; exec \"$0\" \"$@\"", bytes >> 10)]).arg(binary);
+            limited
+        }
+    };
+    command.envs(topology.environment.iter().map(|(name, value)| (name, value)));
     Process::start("engine", folder, aws(&mut command).args(["run", "keyloom.toml"]).current_dir(folder))
 }
 

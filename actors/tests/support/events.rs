@@ -1,5 +1,7 @@
 //! Events to append: what they belong to, and what they make the handler do.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use keyloom_actors::{
     event::dedupe_id,
@@ -19,23 +21,11 @@ pub fn event(key: &str, id: u64) -> NewRecord {
 
 /// One that makes the handler do `what`: `panic`, `crash`, `reject`, `retry`, or one of these with a number of tries
 /// after which it succeeds (`crash 2`), or `wait <milliseconds>`: retried once after that time, or `kill`: the process ends
-/// (`kill 2`: only the first two times), or `hold`: it does not come back while [`super::handler::Counting::held`] is set,
-/// or `timer <name> <minutes>`: a timer is set, `bad` to crash and `no` to be rejected when it fires, `again` to set itself.
+/// (`kill 2`: only the first two times), or `spoil`: the process that reads the key's state again ends, or
+/// `hold`: it does not come back while [`super::handler::Counting::held`] is set, or `timer <name> <minutes>`: a timer is set,
+/// `bad` to crash and `no` to be rejected when it fires, `again` to set itself; or `ask <name>`: the world outside is asked.
 pub fn doing(what: &str, key: &str, id: u64) -> NewRecord {
     made(key, id, what, 0)
-}
-
-/// One that sets some timer of its key, or cancels one.
-pub fn some_timer(random: &mut Random, key: &str, id: u64) -> NewRecord {
-    let name = ["ok", "ok", "other", "again", "no", "bad"][random.range(0, 6) as usize];
-    let what = if random.one_in(9) { "cancel".to_owned() } else { format!("timer {name} {}", random.range(0, 150)) };
-    made(key, id, &what, random.range(0, 3))
-}
-
-/// One that asks the world outside.
-pub fn some_question(random: &mut Random, key: &str, id: u64) -> NewRecord {
-    let name = ["a", "a", "b", "fails", "panics", "never", "reject", "crash"][random.range(0, 8) as usize];
-    made(key, id, &format!("ask {name}"), random.range(0, 3))
 }
 
 /// One whose row belongs to hour `hour`.
@@ -48,20 +38,67 @@ pub fn foreign(payload: &[u8]) -> NewRecord {
     NewRecord { key: Bytes::new(), dedupe_id: None, payload: Bytes::copy_from_slice(payload), scanned: None }
 }
 
-/// Any event at all: repeats, poison and garbage among them. `id` counts.
-pub fn some_event(random: &mut Random, keys: u64, id: &mut u64) -> NewRecord {
-    *id += 1;
-    let key = if random.one_in(3) { 0 } else { random.range(0, keys) };
-    let key = format!("user-{key}");
-    match random.range(0, 400) {
-        0 => doing("panic", &key, *id),
-        1 => doing("crash 2", &key, *id),
-        2 => doing("retry 1", &key, *id),
-        3..8 => doing("reject", &key, *id),
-        8..10 => foreign(b"{not json"),
-        10..12 => foreign(br#"{"event":"nobody's"}"#),
-        12..30 => event(&key, id.saturating_sub(random.range(0, 10)).max(1)), // perhaps a repeat
-        _ => at_hour(random.range(0, 3), &key, *id),
+/// Rejected events that a sender remembers, to send them again.
+const REJECTED_MAX: usize = 8;
+
+/// Who sends any event at all: repeats, poison and garbage among them.
+pub struct Sender {
+    keys: u64,
+    id: u64,
+    rejected: VecDeque<NewRecord>,
+}
+
+impl Sender {
+    /// Of events of so many keys.
+    pub fn new(keys: u64) -> Self {
+        Self { keys, id: 0, rejected: VecDeque::new() }
+    }
+
+    /// An event of some key, as [`doing`] makes it.
+    pub fn doing(&mut self, random: &mut Random, what: &str) -> NewRecord {
+        self.id += 1;
+        doing(what, &format!("user-{}", random.range(0, self.keys)), self.id)
+    }
+
+    /// One that sets or cancels a timer of its key, or asks the world outside.
+    pub fn wait_for_something(&mut self, random: &mut Random) -> NewRecord {
+        self.id += 1;
+        let timers = ["ok", "ok", "other", "again", "no", "bad"];
+        let questions = ["a", "a", "b", "fails", "panics", "never", "reject", "crash"];
+        let what = match random.range(0, 18) {
+            0 => "cancel".to_owned(),
+            1..9 => format!("timer {} {}", timers[random.range(0, 6) as usize], random.range(0, 150)),
+            _ => format!("ask {}", questions[random.range(0, 8) as usize]),
+        };
+        made(&format!("user-{}", random.range(0, self.keys)), self.id, &what, random.range(0, 3))
+    }
+
+    /// Any event.
+    pub fn send(&mut self, random: &mut Random) -> NewRecord {
+        self.id += 1;
+        let key = if random.one_in(3) { 0 } else { random.range(0, self.keys) };
+        let (key, id) = (format!("user-{key}"), self.id);
+        match random.range(0, 400) {
+            0 => doing("panic", &key, id),
+            1 => doing("crash 2", &key, id),
+            2 => doing("retry 1", &key, id),
+            3..8 => {
+                let rejected = doing("reject", &key, id);
+                self.rejected.truncate(REJECTED_MAX - 1);
+                self.rejected.push_front(rejected.clone());
+                rejected
+            }
+            8..10 => foreign(b"{not json"),
+            10..12 => foreign(br#"{"event":"nobody's"}"#),
+            12..24 => event(&key, id.saturating_sub(random.range(0, 10)).max(1)), // perhaps a repeat
+            // A repeat for sure; what was rejected must be tried again.
+            24..30 => self
+                .rejected
+                .get(random.range(0, REJECTED_MAX as u64) as usize)
+                .cloned()
+                .unwrap_or_else(|| event(&key, id)),
+            _ => at_hour(random.range(0, 3), &key, id),
+        }
     }
 }
 

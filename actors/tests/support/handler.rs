@@ -89,6 +89,8 @@ pub struct Counting {
     pub held: AtomicBool,
     /// Whether rows are emitted.
     pub emits: bool,
+    /// While set, the state that the event `spoil` leaves behind can be read again like any other.
+    pub mended: AtomicBool,
     tries: Mutex<HashMap<u64, u32>>,
     /// Processes that an event has killed.
     kills: AtomicU64,
@@ -152,12 +154,14 @@ struct Session {
     counting: Arc<Counting>,
     life: Arc<Life>,
     tally: Tally,
+    spoiled: bool,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Stored {
     tally: Tally,
     pad: String,
+    spoiled: bool,
 }
 
 /// The tally in a stored state.
@@ -202,15 +206,22 @@ impl LogicFactory for Factory {
             counting: Arc::clone(&self.counting),
             life: Arc::clone(&self.life),
             tally: Tally::default(),
+            spoiled: false,
         })
     }
 
     fn decode(&self, _: u32, bytes: &[u8]) -> Result<Box<dyn Logic>, StateError> {
         let stored: Stored = rmp_serde::from_slice(bytes).map_err(|e| StateError(e.to_string()))?;
+        if stored.spoiled && !self.counting.mended.load(Ordering::SeqCst) {
+            self.life.end();
+            self.counting.kills.fetch_add(1, Ordering::Relaxed);
+            panic!("the process ends here");
+        }
         Ok(Box::new(Session {
             counting: Arc::clone(&self.counting),
             life: Arc::clone(&self.life),
             tally: stored.tally,
+            spoiled: stored.spoiled,
         }))
     }
 }
@@ -273,6 +284,10 @@ impl Logic for Session {
                 }
                 Ok(())
             }
+            "spoil" => {
+                self.spoiled = true;
+                Ok(())
+            }
             "reject" => {
                 // As the contract of `Fault::Reject` says: the state is as it was.
                 self.tally.count -= 1;
@@ -299,7 +314,7 @@ impl Logic for Session {
     }
 
     fn encode(&self, out: &mut Vec<u8>) -> Result<(), StateError> {
-        let stored = Stored { tally: self.tally, pad: "x".repeat(self.counting.pad) };
+        let stored = Stored { tally: self.tally, pad: "x".repeat(self.counting.pad), spoiled: self.spoiled };
         rmp_serde::encode::write_named(out, &stored).map_err(|e| StateError(e.to_string()))
     }
 }

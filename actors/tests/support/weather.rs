@@ -29,13 +29,17 @@ pub struct Weather {
     random: Mutex<Random>,
     delay_micros_max: AtomicU64,
     trouble_one_in: AtomicU64,
+    slow_states_one_in: AtomicU64,
+    slow_micros_max: AtomicU64,
     troubles: AtomicU64,
 }
 
 impl Default for Weather {
     fn default() -> Self {
-        let (delay_micros_max, trouble_one_in, troubles) = Default::default();
-        Self { random: Mutex::new(Random::new(0)), delay_micros_max, trouble_one_in, troubles }
+        let (delay_micros_max, trouble_one_in, slow_states_one_in) = Default::default();
+        let (slow_micros_max, troubles) = Default::default();
+        let random = Mutex::new(Random::new(0));
+        Self { random, delay_micros_max, trouble_one_in, slow_states_one_in, slow_micros_max, troubles }
     }
 }
 
@@ -45,6 +49,25 @@ impl Weather {
         *lock(&self.random) = Random::new(seed);
         self.delay_micros_max.store(delay_max.as_micros() as u64, Ordering::Relaxed);
         self.trouble_one_in.store(trouble_one_in, Ordering::Relaxed);
+    }
+
+    /// From now on one in `one_in` reads of states takes up to `slow_max` longer; none when that is 0.
+    pub fn slow_states(&self, one_in: u64, slow_max: Duration) {
+        self.slow_states_one_in.store(one_in, Ordering::Relaxed);
+        self.slow_micros_max.store(slow_max.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    /// A read of states on its way, beside what [`Weather::call`] does to it.
+    pub async fn read_states(&self) {
+        let one_in = self.slow_states_one_in.load(Ordering::Relaxed);
+        if one_in > 0 {
+            let most = self.slow_micros_max.load(Ordering::Relaxed);
+            let delay = {
+                let mut random = lock(&self.random);
+                if random.one_in(one_in) { random.range(0, most + 1) } else { 0 }
+            };
+            tokio::time::sleep(Duration::from_micros(delay)).await;
+        }
     }
 
     /// Calls that went wrong so far.

@@ -33,6 +33,9 @@ use super::{
     weather::{Fate, Weather},
 };
 
+/// Violations that are kept; the first one is a failure already.
+const VIOLATIONS_MAX: usize = 20;
+
 /// Names of actors are global to the process, so every world has a partition number of its own.
 static PARTITIONS: AtomicU32 = AtomicU32::new(0);
 
@@ -58,6 +61,8 @@ pub struct World {
     careful_starts: AtomicU64,
     /// How often a process ended from outside while this event was tried alone.
     unlucky: Mutex<HashMap<u64, u32>>,
+    /// The same of the stored state of a key, while it was read alone.
+    unlucky_states: Mutex<HashMap<String, u32>>,
     store: Mutex<Records>,
     lake: Mutex<BTreeMap<String, Bytes>>,
     put_names: Mutex<Vec<String>>,
@@ -114,6 +119,7 @@ impl World {
             lagging: AtomicU64::new(0),
             careful_starts: AtomicU64::new(0),
             unlucky: Mutex::default(),
+            unlucky_states: Mutex::default(),
             store: Mutex::default(),
             lake: Mutex::default(),
             put_names: Mutex::default(),
@@ -170,6 +176,11 @@ impl World {
     /// Whether processes ended from outside so often while this event was tried alone that nobody can tell it from a killer.
     pub fn is_unlucky(&self, seq: u64) -> bool {
         lock(&self.unlucky).get(&seq).is_some_and(|deaths| *deaths >= LONE_DEATHS_MAX)
+    }
+
+    /// Whether there is a stored state of which the same is true.
+    pub fn has_unlucky_state(&self) -> bool {
+        lock(&self.unlucky_states).values().any(|deaths| *deaths >= LONE_DEATHS_MAX)
     }
 
     /// Whether there is any such event.
@@ -245,7 +256,10 @@ impl World {
     }
 
     fn violated(&self, what: String) {
-        lock(&self.violations).push(what);
+        let mut violations = lock(&self.violations);
+        if violations.len() < VIOLATIONS_MAX {
+            violations.push(what);
+        }
     }
 
     /// The machine loses power: the last batches that were not durable are gone, as many as `batches` at most.
@@ -324,6 +338,9 @@ impl World {
         for seq in left.trying.iter().filter(|seq| left.suspects.contains_key(*seq)) {
             let kills = log[*seq as usize - 1].payload.ends_with(br#""do":"kill"}"#);
             *lock(&self.unlucky).entry(*seq).or_default() += u32::from(!kills);
+        }
+        for key in left.reading.iter().filter(|key| left.states.contains_key(*key)) {
+            *lock(&self.unlucky_states).entry(key.clone()).or_default() += 1;
         }
     }
 }
@@ -428,6 +445,9 @@ impl Store for Ports {
         self.life.breathe().await;
         self.world.gets.pass().await.map_err(StoreError::Unavailable)?;
         self.sail().await.map_err(StoreError::Unavailable)?;
+        if keys.iter().any(|key| matches!(key, RecordKey::State(..))) {
+            self.world.weather.read_states().await;
+        }
         self.life.step(Step::Get(keys)).await;
         let store = lock(&self.world.store);
         Ok(keys.iter().map(|key| store.values.get(key).cloned()).collect())

@@ -21,7 +21,7 @@ pub use self::{log::EmbeddedLog, store::EmbeddedStore};
 /// Memory for blocks read from disk, in bytes.
 const CACHE_BYTES: u64 = 64 << 20;
 /// What may be written to one of the busy keyspaces before it goes to its files, in bytes. Beside the memtable that is being
-/// filled, memory holds those on their way to disk, (it stops writers at four), and the last ones written: fjall lets
+/// filled, memory holds those on their way to disk (it stops writers at four) and the last ones written: fjall lets
 /// go of them when the next memtable of any keyspace is full.
 const MEMTABLE_BYTES: u64 = 16 << 20;
 /// The same for the small records: cursors, counters, heads of partitions. Rarely full otherwise, it would keep the journal

@@ -77,6 +77,17 @@ impl Default for Settings {
     }
 }
 
+impl FieldType {
+    /// The types by their names in a topology.
+    pub const NAMES: &[(&'static str, Self)] = &[
+        ("text", Self::Text),
+        ("number", Self::Number),
+        ("bool", Self::Bool),
+        ("nested", Self::Nested),
+        ("any", Self::Any),
+    ];
+}
+
 /// The type of a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FieldType {
@@ -128,6 +139,8 @@ macro_rules! functions {
         impl Function {
             /// All of them.
             pub const ALL: &[Self] = &[$(Self::$id),+];
+            /// Their names, in the same order.
+            pub const NAMES: &[&'static str] = &[$($name),+];
 
             /// Its name in a topology.
             pub fn name(self) -> &'static str {

@@ -5,8 +5,9 @@
 use std::time::Duration;
 
 use super::{
+    features::Windowed,
     names,
-    problems::quoted,
+    problems::{printable, quoted},
     reader::Reader,
     resolved::{Table, TableFrom},
     sections::Parts,
@@ -23,6 +24,7 @@ const FRONT_DOOR_SUBJECT: &str = "events.http";
 pub(super) fn check(r: &mut Reader<'_>, parts: &Parts<'_>) {
     homes(r, parts);
     retention(r, parts);
+    windows(r, parts);
     subjects(r, parts);
     sizes(r, parts);
 }
@@ -66,6 +68,18 @@ fn retention(r: &mut Reader<'_>, parts: &Parts<'_>) {
     }
     if let Some(window) = parts.dedupe_window {
         need(format!("dedupe_window is {}", duration_text(window)), window, Duration::ZERO);
+    }
+}
+
+/// What the log has forgotten cannot be computed again: a window that began before that would be wrong after it.
+fn windows(r: &mut Reader<'_>, parts: &Parts<'_>) {
+    let Some(age) = parts.retention.and_then(|r| r.age) else { return };
+    for Windowed { feature, length, span } in parts.windows.iter().filter(|w| w.length > age) {
+        let (length, kept) = (duration_text(*length), duration_text(age));
+        let message =
+            format!("[feature.{}] window: it covers {length}, but the log keeps events for {kept}", printable(feature));
+        let help = format!("set retention = {{ age = \"{length}\" }} or more in [log], or shorten the window");
+        r.relation(span.clone(), message, help);
     }
 }
 

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use keyloom_actors::features;
+
 use super::names::{self, Check};
 
 const fn secs(n: u64) -> Duration {
@@ -23,7 +25,7 @@ const TIB: u64 = 1 << 40;
 pub(super) const VERSION: u64 = 1;
 
 /// Sections that later versions will know.
-pub(super) const RESERVED: [&str; 7] = ["source", "feature", "identity", "model", "ingest", "features", "admin"];
+pub(super) const RESERVED: [&str; 5] = ["source", "identity", "model", "ingest", "admin"];
 
 /// Kinds of value.
 #[derive(Clone, Copy)]
@@ -50,6 +52,10 @@ pub(super) enum Kind {
     Secret,
     /// More keys, as an inline table.
     Keys(&'static [Key]),
+    /// A window of time: a duration, a word, or `{ tumbling = "1d" }`.
+    Window,
+    /// Types by names of fields, as an inline table.
+    Types,
 }
 
 /// One key.
@@ -92,7 +98,7 @@ impl Key {
     /// `raw` as it would stand in a file.
     pub(super) fn toml(&self, raw: &str) -> String {
         match self.kind {
-            Kind::Count(..) | Kind::Flag | Kind::Secret | Kind::Keys(_) => raw.to_owned(),
+            Kind::Count(..) | Kind::Flag | Kind::Secret | Kind::Keys(_) | Kind::Types => raw.to_owned(),
             Kind::Texts(..) => format!("[\"{raw}\"]"),
             _ => format!("\"{raw}\""),
         }
@@ -333,6 +339,93 @@ pub(super) const SESSIONS: Section = Section {
     ],
 };
 
+/// `[features]`
+pub(super) const FEATURES: Section = Section {
+    name: "features",
+    about: "What holds for all declared features.",
+    keys: &[
+        key(
+            "lateness",
+            Kind::Time(features::WINDOW_MIN, features::WINDOW_MAX),
+            "72h",
+            "An event older than its key's newest by more than this is counted as late, and changes no feature.",
+        )
+        .default(),
+        key(
+            "session_gap",
+            Kind::Time(features::WINDOW_MIN, DAYS_30),
+            "30m",
+            "A pause in event time of at least this long ends a session.",
+        )
+        .default(),
+        key(
+            "fields",
+            Kind::Types,
+            "{ price = \"number\", product = \"nested\" }",
+            "The fields of events beside the well-known ones: text, number, bool, nested or any. Given, a name that is not \
+             among them is a mistake; without it any name may be used.",
+        ),
+    ],
+};
+
+/// `[feature.NAME]`
+pub(super) const FEATURE: Section = Section {
+    name: "feature",
+    about: "A feature of every key, computed from its events without any code.",
+    keys: &[
+        key("function", Kind::Choice(features::Function::NAMES), "count", "What is computed."),
+        key(
+            "of",
+            Kind::Text(names::filled),
+            "price",
+            "Of what: a field, or a CEL expression over fields; for ratio and derived over other features.",
+        ),
+        key(
+            "where",
+            Kind::Text(names::filled),
+            "event == 'page_view'",
+            "Of which events: a predicate in CEL. Without it, of all.",
+        ),
+        key(
+            "window",
+            Kind::Window,
+            "1h",
+            "The last so long; or { tumbling = \"1d\" }, \"session\", \"lifetime\" (default: lifetime).",
+        ),
+        key(
+            "k",
+            Kind::Count(1, features::K_MAX as u64),
+            "10",
+            "How many values last_k, last_distinct_k (default: 10) and top_k (default: 5) answer.",
+        ),
+        key("max", Kind::Count(1, features::DISTINCT_MAX as u64), "100", "How many values distinct and top_k hold."),
+        key(
+            "precision",
+            Kind::Count(features::PRECISION_MIN as u64, features::PRECISION_MAX as u64),
+            "12",
+            "Of approx_distinct: its standard error is 1.04 / sqrt(2^precision), 1.6 % at 12 (default: 12).",
+        ),
+        key(
+            "half_life",
+            Kind::Time(features::WINDOW_MIN, features::WINDOW_MAX),
+            "6h",
+            "Of exp_decay: what happened this long ago counts half.",
+        ),
+        key(
+            "scale",
+            Kind::Count(0, features::SCALE_MAX as u64),
+            "6",
+            "Digits behind the point that numbers are kept with (default: 6).",
+        ),
+        key(
+            "ttl",
+            Kind::Time(features::WINDOW_MIN, features::WINDOW_MAX),
+            "30d",
+            "A value whose newest event is older than this reads null.",
+        ),
+    ],
+};
+
 /// `[table.NAME]`
 pub(super) const TABLE: Section = Section {
     name: "table",
@@ -355,10 +448,10 @@ pub(super) const TABLE: Section = Section {
 };
 
 /// The sections whose keys are fixed and that appear once.
-pub(super) const SECTIONS: [&Section; 7] = [&ENGINE, &LOG, &STORE, &LAKE, &NATS, &HTTP, &SESSIONS];
+pub(super) const SECTIONS: [&Section; 8] = [&ENGINE, &LOG, &STORE, &LAKE, &NATS, &HTTP, &SESSIONS, &FEATURES];
 
 /// Sections that appear once for each name below them.
-pub(super) const NAMED_SECTIONS: [&str; 2] = ["handler", "table"];
+pub(super) const NAMED_SECTIONS: [&str; 3] = ["handler", "feature", "table"];
 
 /// Every word that may stand at the top of the file.
 pub(super) fn top_names() -> impl Iterator<Item = &'static str> {
@@ -367,7 +460,7 @@ pub(super) fn top_names() -> impl Iterator<Item = &'static str> {
 
 /// All keys of all sections, those inside inline tables included.
 fn all() -> impl Iterator<Item = Key> {
-    let keys = SECTIONS.into_iter().chain([&TABLE]).flat_map(|s| s.keys.iter().copied());
+    let keys = SECTIONS.into_iter().chain([&FEATURE, &TABLE]).flat_map(|s| s.keys.iter().copied());
     keys.chain(RETENTION).chain(TLS).chain(CUT)
 }
 

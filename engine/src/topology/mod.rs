@@ -4,6 +4,7 @@
 //! and creates nothing.
 
 mod check;
+mod features;
 mod handlers;
 mod keys;
 mod lex;
@@ -43,8 +44,8 @@ pub use self::{
     units::{duration_text, size_text},
 };
 
-/// Largest topology file.
-pub const FILE_BYTES_MAX: u64 = 64 << 10;
+/// Largest topology file: room for a thousand features.
+pub const FILE_BYTES_MAX: u64 = 256 << 10;
 
 /// The handlers that exist.
 pub trait HandlerCatalog {
@@ -141,6 +142,7 @@ fn understand(r: &mut Reader<'_>, root: &DeTable<'_>, path: &Path, handlers: &dy
         http: parts.http.value?,
         sessions: parts.sessions.value?,
         handlers: parts.handlers,
+        features: parts.features?,
         tables: parts.tables,
     })
 }

@@ -173,7 +173,7 @@ impl Reader<'_> {
         }
     }
 
-    fn wrong_type(&mut self, section: &Section<'_>, name: &str, field: &Field<'_>) {
+    pub(super) fn wrong_type(&mut self, section: &Section<'_>, name: &str, field: &Field<'_>) {
         let key = section.key(name);
         let expected = expected(key);
         let message = format!("{}{name}: found {}, expected {expected}", section.title, found(field.value));
@@ -407,12 +407,14 @@ fn expected(key: &Key) -> String {
         Kind::Address => "an address with a port".to_owned(),
         Kind::Secret => "a reference to a secret".to_owned(),
         Kind::Keys(_) => "an inline table".to_owned(),
+        Kind::Window => "a window".to_owned(),
+        Kind::Types => "types by names of fields".to_owned(),
     }
 }
 
 fn units_of(key: &Key) -> String {
     match key.kind {
-        Kind::Time(..) => format!(" (units: {})", units::TIME_UNITS_TEXT),
+        Kind::Time(..) | Kind::Window => format!(" (units: {})", units::TIME_UNITS_TEXT),
         Kind::Size(..) => format!(" (units: {})", units::SIZE_UNITS_TEXT),
         _ => String::new(),
     }

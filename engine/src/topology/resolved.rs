@@ -2,7 +2,9 @@
 //!
 //! Only values. No defaults and no limits here, see `keys.rs`.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use keyloom_actors::features;
 
 use super::Secret;
 
@@ -27,8 +29,27 @@ pub struct Topology {
     pub sessions: Sessions,
     /// `[handler.NAME]`: the configuration of each handler by name, as given.
     pub handlers: BTreeMap<String, serde_json::Value>,
+    /// `[features]` and `[feature.NAME]`.
+    pub features: DeclaredFeatures,
     /// `[table.NAME]` by name.
     pub tables: BTreeMap<String, Table>,
+}
+
+/// The features that are computed without code.
+#[derive(Clone, Debug, Default)]
+pub struct DeclaredFeatures {
+    /// What holds for all of them.
+    pub settings: features::Settings,
+    /// What was declared, by name.
+    pub definitions: Vec<(String, features::Definition)>,
+    /// Both, compiled: what every session shares.
+    pub set: Arc<features::FeatureSet>,
+}
+
+impl PartialEq for DeclaredFeatures {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.settings, &self.definitions) == (&other.settings, &other.definitions)
+    }
 }
 
 impl Topology {

@@ -2,6 +2,7 @@
 //!
 //! Made from the table in `keys.rs`. It describes single values; what must hold between them only `keyloom check` knows.
 
+use keyloom_actors::features::{FEATURES_MAX, FieldType};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -24,6 +25,16 @@ pub fn json_schema() -> Value {
             "type": "object",
             "description": "[handler.NAME]: the configuration of a handler, in its own words.",
             "additionalProperties": { "type": "object" },
+        }),
+    );
+    properties.insert(
+        "feature".into(),
+        json!({
+            "type": "object",
+            "description": keys::FEATURE.about,
+            "propertyNames": { "pattern": "^[a-z][a-z0-9_]*$" },
+            "maxProperties": FEATURES_MAX,
+            "additionalProperties": object(keys::FEATURE.keys, "[feature.NAME]: a declared feature."),
         }),
     );
     properties.insert(
@@ -83,6 +94,11 @@ fn property(key: &Key) -> Value {
         Kind::Flag => json!({ "type": "boolean" }),
         Kind::Secret => json!({ "$ref": "#/$defs/secret" }),
         Kind::Keys(keys) => object(keys, key.about),
+        Kind::Window => window(),
+        Kind::Types => {
+            let types: Vec<&str> = FieldType::NAMES.iter().map(|(name, _)| *name).collect();
+            json!({ "type": "object", "additionalProperties": { "enum": types } })
+        }
     };
     let only = key.only.map(|kind| format!(" Only with kind = \"{kind}\".")).unwrap_or_default();
     let limits = match key.kind {
@@ -98,10 +114,16 @@ fn property(key: &Key) -> Value {
     };
     match (key.default, key.kind) {
         (Some(default), _) => schema["default"] = value(default),
-        (None, Kind::Secret | Kind::Keys(_) | Kind::Flag) => {}
+        (None, Kind::Secret | Kind::Keys(_) | Kind::Types | Kind::Flag) => {}
         (None, _) => schema["examples"] = json!([value(key.example)]),
     }
     schema
+}
+
+fn window() -> Value {
+    let time = json!({ "type": "string", "pattern": amount(units::TIME_UNITS_TEXT) });
+    let one = |name: &str| json!({ "type": "object", "required": [name], "properties": { name: time }, "additionalProperties": false });
+    json!({ "anyOf": [{ "enum": ["lifetime", "session"] }, time, one("sliding"), one("tumbling")] })
 }
 
 fn amount(units: &str) -> String {

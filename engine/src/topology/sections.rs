@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, time::Duration};
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    HandlerCatalog, handlers, keys,
+    HandlerCatalog,
+    features::{self, Windowed},
+    handlers, keys,
     problems::quoted,
     reader::{Field, Reader, Section, field, found},
     resolved::*,
@@ -40,13 +42,15 @@ pub(super) struct Parts<'a> {
     pub(super) http: Part<'a, Http>,
     pub(super) sessions: Part<'a, Sessions>,
     pub(super) handlers: BTreeMap<String, serde_json::Value>,
+    pub(super) features: Option<DeclaredFeatures>,
+    pub(super) windows: Vec<Windowed>,
     pub(super) tables: BTreeMap<String, Table>,
 }
 
 /// Reads all parts; whatever is wrong with one does not hide what is wrong with the next.
 pub(super) fn read<'a>(r: &mut Reader<'_>, root: &'a DeTable<'a>, catalog: &dyn HandlerCatalog) -> Parts<'a> {
     let mut open = |s: &keys::Section| r.section(s.name, s.keys, field(root, s.name));
-    let [engine, log, store, lake, nats, http, sessions] = keys::SECTIONS.map(&mut open);
+    let [engine, log, store, lake, nats, http, sessions, of_features] = keys::SECTIONS.map(&mut open);
     let partitions = r.small(&engine, "partitions");
     let engine_value = read_engine(r, &engine, partitions);
     let log_kind = r.choice(&log, "kind");
@@ -60,6 +64,7 @@ pub(super) fn read<'a>(r: &mut Reader<'_>, root: &'a DeTable<'a>, catalog: &dyn 
     let checkpoint_every = r.duration(&store, "checkpoint_every");
     let store_value = read_store(r, &store, store_kind, checkpoint_every, replicas);
     let sessions_value = read_sessions(r, &sessions, root, catalog);
+    let (features, windows) = features::read(r, root, &of_features);
     Parts {
         partitions,
         engine: Part { section: engine, value: engine_value },
@@ -75,6 +80,8 @@ pub(super) fn read<'a>(r: &mut Reader<'_>, root: &'a DeTable<'a>, catalog: &dyn 
         nats: Part { value: read_nats(r, &nats), section: nats },
         http: Part { value: read_http(r, &http), section: http },
         handlers: handlers::read(r, root, catalog),
+        features,
+        windows,
         tables: tables::read(r, root, catalog, &sessions, sessions_value.as_ref().map(|s| s.handler.as_str())),
         sessions: Part { value: sessions_value, section: sessions },
     }

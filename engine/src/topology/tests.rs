@@ -9,6 +9,7 @@ use super::*;
 
 const QUICKSTART: &str = include_str!("../../../config/quickstart.toml");
 const CLICKSTREAM: &str = include_str!("../../../config/clickstream.toml");
+const FEATURES: &str = include_str!("../../../config/features.toml");
 
 struct Catalog;
 
@@ -83,6 +84,7 @@ fn the_quick_start_resolves_exactly() {
                 stuck_after: Duration::from_secs(60),
             },
             handlers: [("session-features".to_owned(), json!({ "session_gap": "30m" }))].into(),
+            features: DeclaredFeatures::default(),
             tables: [("raw_events".to_owned(), Table { from: TableFrom::Events, cut })].into(),
         }
     );
@@ -100,7 +102,7 @@ fn everything_but_the_version_has_a_default() {
 fn the_template_is_the_quick_start() {
     assert_eq!(read(TEMPLATE), read(QUICKSTART));
     // What it shows as a comment works too: the keys of a kind, in place of those of the other.
-    for name in keys::SECTIONS.iter().chain([&&keys::TABLE]).flat_map(|s| s.keys).map(|k| k.name) {
+    for name in keys::SECTIONS.iter().chain([&&keys::FEATURE, &&keys::TABLE]).flat_map(|s| s.keys).map(|k| k.name) {
         assert!(TEMPLATE.contains(name), "the template does not mention {name}");
     }
 }
@@ -365,9 +367,123 @@ const SUBJECT_CASES: &[(&str, &str, &str, &str)] = &[
     ),
 ];
 
+/// As [`CASES`].
+const FEATURE_CASES: &[(&str, &str, &str, &str)] = &[
+    ("[feature.f]", "2:1", "[feature.f]: function is missing", "function = \"count\""),
+    ("[feature.f];function = \"cuont\"", "3:12", "found \"cuont\"", "did you mean \"count\"?"),
+    (
+        "[feature.f];functoin = \"count\";function = \"count\"",
+        "3:1",
+        "unknown key \"functoin\"",
+        "did you mean function?",
+    ),
+    ("[feature];f = 3", "3:1", "\"f\" needs a name before it", "[feature.NAME]"),
+    ("[feature.F];function = \"count\"", "2:10", "[feature.F]: is not a valid name", "a-z, 0-9"),
+    (
+        "[feature.late_events];function = \"count\"",
+        "2:10",
+        "is the name of a feature that every key has",
+        "another name",
+    ),
+    ("[feature.f];function = \"sum\"", "3:12", "[feature.f] function: sum needs of", "of = "),
+    ("[feature.f];function = \"count\";k = 3", "4:5", "[feature.f] k: has no meaning for count", "remove it"),
+    (
+        "[feature.f];function = \"last_k\";of = \"a\";k = 0",
+        "5:5",
+        "found 0, expected a number from 1 to 1000",
+        "k = 10",
+    ),
+    ("[feature.f];function = \"count\";where = \"event = 'x'\"", "4:16", "[feature.f] where: is not CEL", "cel.dev"),
+    (
+        "[feature.f];function = \"count\";where = \"event == 'x' && a.lower() == 'y'\"",
+        "4:26",
+        "no function lower",
+        "startsWith",
+    ),
+    ("[feature.f];function = \"count\";where = 'a == \"ä\" && page_url == 3'", "4:22", "never equal", "correct"),
+    ("[feature.f];function = \"count\";where = \"page_url > \\u0033\"", "4:9", "they have no order", "correct"),
+    (
+        "[feature.f];function = \"sum\";of = \"page_url\"",
+        "4:6",
+        "of: is a text, and sum needs numbers",
+        "another field",
+    ),
+    (
+        "[features];fields = { price = \"number\" };[feature.f];function = \"sum\";of = \"2 * prize\"",
+        "6:11",
+        "there is no field prize",
+        "did you mean price?",
+    ),
+    (
+        "[features];fields = { price = \"nmber\" }",
+        "3:21",
+        "\"price\" is of no type that there is",
+        "did you mean \"number\"?",
+    ),
+    ("[features];fields = 3", "3:10", "found the number 3, expected types by names of fields", "price"),
+    ("[features];lateness = \"0s\"", "3:12", "outside its limits", "from \"1s\""),
+    (
+        "[feature.f];function = \"count\";window = \"1hour\"",
+        "4:10",
+        "\"1hour\" is not a duration",
+        "did you mean \"1h\"?",
+    ),
+    ("[feature.f];function = \"count\";window = \"sesion\"", "4:10", "is not a duration", "did you mean \"session\"?"),
+    ("[feature.f];function = \"count\";window = { tumbling = 3 }", "4:10", "is no window", "{ tumbling = \"1d\" }"),
+    ("[feature.f];function = \"count\";window = 60", "4:10", "expected a window", "window = \"1h\" (units: ms"),
+    (
+        "[feature.f];function = \"count\";window = \"30d\"",
+        "4:10",
+        "it covers 30d, but the log keeps events for 7d",
+        "retention",
+    ),
+    ("[feature.f];function = \"count\";window = \"1ms\"", "4:10", "[feature.f] window: is out of range", "1s to"),
+    ("[feature.f];function = \"derived\";of = \"1 + g\"", "4:11", "there is no feature g", "another feature"),
+    ("[feature.f];function = \"exp_decay\"", "3:12", "exp_decay needs half_life", "half_life = \"6h\""),
+];
+
+#[test]
+fn declared_features_resolve() {
+    let features = read(FEATURES).expect("the example is valid").features;
+    assert_eq!((features.definitions.len(), features.set.len()), (16, 16));
+    assert!(features.set.decays() && features.set.hash_of("revenue").is_some());
+    assert_eq!(features.set.decaying_names().filter(|name| *name == "revenue").count(), 0);
+    let text = "version = 1\n[features]\nlateness = \"1h\"\n[feature.n]\nfunction = \"count\"\nwindow = { sliding = \"5m\" }\n";
+    let features = read(text).expect("valid").features;
+    assert_eq!(
+        (features.settings.lateness, features.settings.session_gap),
+        (Duration::from_secs(3_600), Duration::from_secs(1_800))
+    );
+    let window = Some(keyloom_actors::features::Window::Sliding(Duration::from_secs(300)));
+    assert_eq!(features.definitions[0].1.window, window);
+}
+
+#[test]
+fn all_problems_of_features_come_at_once_and_features_that_need_each_other_are_among_them() {
+    let text = "version = 1\n[feature.a]\nfunction = \"derived\"\nof = \"b + 1\"\n[feature.b]\nfunction = \"derived\"\n\
+                of = \"a + 1\"\n[feature.c]\nfunction = \"sum\"\nof = \"a b\"\nk = 3\n[feature.d]\nfunction = \"ratio\"\n\
+                of = \"c / a\"\nwindow = \"x\"\n";
+    let places: Vec<String> = told(text).iter().map(|t| t.split(' ').next().unwrap_or_default().to_owned()).collect();
+    assert_eq!(places, ["4:6", "7:6", "10:9", "11:5", "15:10"], "{:#?}", told(text));
+    assert!(told(text)[0].contains("[feature.a] of: needs b, which needs this feature"), "{:#?}", told(text));
+}
+
+#[test]
+fn a_thousand_features_fit_and_more_are_refused() {
+    let features = |n: usize| {
+        (0..n).fold("version = 1\n".to_owned(), |text, i| {
+            text + &format!("[feature.views_of_kind_{i}]\nfunction = \"count\"\nwhere = \"event == 'page_view' && n == {i}\"\nwindow = \"1h\"\n")
+        })
+    };
+    assert!(features(1_000).len() < FILE_BYTES_MAX as usize);
+    assert_eq!(read(&features(1_000)).expect("as many as allowed").features.set.len(), 1_000);
+    assert!(told(&features(1_001))[0].contains("1001 features are too many; at most 1000"));
+}
+
 #[test]
 fn every_problem_says_where_what_and_what_to_do() {
     let groups = [
+        ("version = 1\n", FEATURE_CASES),
         ("version = 1\n", CASES),
         (NATS, NATS_CASES),
         ("version = 1\n[nats]\n\n[log]\nkind = \"nats\"\n", SUBJECT_CASES),
@@ -414,8 +530,7 @@ fn more_tables_than_allowed_are_refused() {
 
 #[test]
 fn a_file_of_nothing_but_problems_is_cut_short() {
-    let lines =
-        |line: &str| read(&line.repeat(FILE_BYTES_MAX as usize / 8 / line.len())).expect_err("problems").render(false);
+    let lines = |line: &str| read(&line.repeat((8 << 10) / line.len())).expect_err("problems").render(false);
     let shown = lines("zzz\n");
     assert!(shown.contains("2048 problems in conf/t.toml, the first 50 are shown"), "{shown}");
     assert_eq!(shown.matches("conf/t.toml:").count(), 50);
@@ -448,7 +563,7 @@ fn files_that_cannot_be_read_are_problems_too() {
     };
     assert!(load(&folder.path().join("none.toml"), &Catalog).unwrap_err().to_string().contains("none.toml:1:1: "));
     assert!(told(b"version = 1\n# \xff").unwrap_err().contains("t.toml:2:3: this is not valid UTF-8"));
-    assert!(told(&vec![b'#'; FILE_BYTES_MAX as usize + 1]).unwrap_err().contains("more than 65536 bytes"));
+    assert!(told(&vec![b'#'; FILE_BYTES_MAX as usize + 1]).unwrap_err().contains("more than 262144 bytes"));
     let resolved = told(b"\xef\xbb\xbfversion = 1\r\n[engine]\r\nname = \"x\"\r\n").expect("BOM and CRLF are fine");
     assert_eq!(resolved.engine.data_dir, folder.path().join("data"));
 }
@@ -483,7 +598,7 @@ fn the_schema_describes_every_key_of_the_examples() {
     let described = |at: &Value, path: &str| {
         assert!(at["description"].as_str().is_some_and(|d| d.len() > 3), "{path} is not described");
     };
-    for text in [QUICKSTART, CLICKSTREAM, TEMPLATE] {
+    for text in [QUICKSTART, CLICKSTREAM, FEATURES, TEMPLATE] {
         let (root, _) = DeTable::parse_recoverable(text);
         for (section, value) in root.get_ref().iter() {
             let name = section.get_ref().as_ref();
@@ -492,7 +607,7 @@ fn the_schema_describes_every_key_of_the_examples() {
             let Some(table) = value.get_ref().as_table() else { continue };
             let (tables, property) = match name {
                 "handler" => continue,
-                "table" => {
+                "table" | "feature" => {
                     (table.values().filter_map(|t| t.get_ref().as_table()).collect(), &property["additionalProperties"])
                 }
                 _ => (vec![table], property),
@@ -513,7 +628,7 @@ proptest! {
     /// A file damaged anywhere gives a topology or problems that can be shown, never a panic, and never a place outside.
     #[test]
     fn damaged_files_are_explained(
-        file in prop::sample::select(vec![QUICKSTART, CLICKSTREAM, TEMPLATE]),
+        file in prop::sample::select(vec![QUICKSTART, CLICKSTREAM, FEATURES, TEMPLATE]),
         at in any::<prop::sample::Index>(),
         cut in 0usize..12,
         put in "[\\[\\]{}=,#\"'\\\\\n.a1é]{0,4}",

@@ -1,9 +1,10 @@
 //! The README, followed as a new user would: its walk-through is the files that it names, and its commands give the answers
 //! that it shows. Each example's own tests run with all others; they are in its file.
 //!
-//! The walk-through could be taken out of the README and compiled in a project of its own. But cargo would then compile the
-//! engine and half of its dependencies again, in minutes and gigabytes, because another workspace asks for other features.
-//! That the files are the same to the byte proves as much, and rustfmt and clippy see them too.
+//! The walk-through could be taken out of the README and compiled in a project of its own. But for another workspace cargo
+//! compiles the crates of this one again, and each dependency whose features come out otherwise: minutes of every test run,
+//! and a lockfile that nobody has looked at. That the files are the same to the byte proves as much, and rustfmt and clippy
+//! see them too.
 
 use std::{collections::BTreeMap, fs, path::Path, process::Command, time::Duration};
 

@@ -387,7 +387,7 @@ mod tests {
     fn the_owner_verifies_in_time_or_not() {
         let mut test = suspicious();
         test.rows::<Alert>();
-        test.advance(14 * MINUTES);
+        test.advance(5 * MINUTES);
         test.event(json!({ "card_id": "c1", "event": "verified" })).applied();
         assert_eq!((feature(&test, "suspicious"), feature(&test, "verification")), (json!(false), json!("verified")));
         assert!(test.timers("c1").is_empty());

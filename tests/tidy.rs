@@ -9,7 +9,7 @@ use std::{
 use keyloom_tests::support::workspace;
 
 /// The files that may know ractor: thin shells around pure cores.
-const ACTORS: [&str; 7] = ["session", "shard", "router", "committer", "batcher", "partition", "root"];
+const ACTORS: [&str; 8] = ["session", "shard", "router", "committer", "batcher", "partition", "root", "ticker"];
 
 struct Source {
     /// Relative to the workspace, with forward slashes.

@@ -113,7 +113,7 @@ fn arm_faults() -> anyhow::Result<()> {
 /// What the sessions of `topology` run.
 pub fn factory(topology: &Topology, engine: &Engine) -> anyhow::Result<Arc<dyn LogicFactory>> {
     let handler = &topology.sessions.handler;
-    let declared = Arc::default();
+    let declared = Arc::clone(&topology.features.set);
     let factory = engine.registry().build(handler, topology.handler_config(), declared);
     factory.with_context(|| format!("handler {handler}"))
 }

@@ -49,7 +49,8 @@ fn a_timer_fires_though_the_engine_was_killed(topology: Topology) {
     };
     assert_eq!(feature(&engine, 7, "suspicious"), true);
     let shown = show(&engine, &program, "card-7");
-    let timers: Vec<&str> = shown["timers"].as_array().expect("timers").iter().filter_map(|t| t["name"].as_str()).collect();
+    let timers: Vec<&str> =
+        shown["timers"].as_array().expect("timers").iter().filter_map(|t| t["name"].as_str()).collect();
     assert!(timers.contains(&"quiet") && timers.contains(&"verification"), "{shown}");
     engine.process.kill();
 

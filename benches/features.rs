@@ -15,7 +15,7 @@ use keyloom_actors::{
     timestamp::Timestamp,
 };
 
-const KEYS: usize = 200;
+const KEYS: usize = 400;
 const EVENTS_PER_KEY: usize = 500;
 /// Runs; the median is told.
 const RUNS: usize = 5;

@@ -56,15 +56,15 @@ impl Session {
         let time = event.time;
         if self.index == 0 || time.saturating_sub(self.end) >= gap {
             let before = (self.index > 0).then_some(self.end);
-            *self = Self { index: self.index + 1, start: time, end: time, before, ..Self::default() };
+            *self = Self { index: self.index.saturating_add(1), start: time, end: time, before, ..Self::default() };
         } else if self.start.saturating_sub(time) >= gap || self.before.is_some_and(|end| time <= end) {
             return false;
         }
         self.start = self.start.min(time);
         self.end = self.end.max(time);
-        self.events += 1;
-        self.pages += u64::from(event.is_page);
-        self.pings += u64::from(event.is_ping);
+        self.events = self.events.saturating_add(1);
+        self.pages = self.pages.saturating_add(event.is_page.into());
+        self.pings = self.pings.saturating_add(event.is_ping.into());
         self.engaged.add(time.div_euclid(HEARTBEAT));
         if let Some(page) = event.page {
             if self.entry.as_ref().is_none_or(|(first, _)| time < *first) {
@@ -120,14 +120,14 @@ impl Engaged {
             if slot <= last {
                 return;
             }
-            if slot == last + 1 {
+            if slot == last.saturating_add(1) {
                 self.runs[at - 1].1 = slot;
                 self.join(at);
                 return;
             }
         }
         if let Some(next) = self.runs.get_mut(at)
-            && next.0 == slot + 1
+            && next.0 == slot.saturating_add(1)
         {
             next.0 = slot;
             return;
@@ -142,7 +142,7 @@ impl Engaged {
     /// Joins the run at `at` to the one before it if nothing is between them.
     fn join(&mut self, at: usize) {
         if let Some((first, last)) = self.runs.get(at).copied()
-            && self.runs[at - 1].1 + 1 == first
+            && self.runs[at - 1].1.saturating_add(1) == first
         {
             self.runs[at - 1].1 = last;
             self.runs.remove(at);

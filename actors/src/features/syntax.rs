@@ -141,9 +141,10 @@ impl Places {
     }
 
     fn bytes(&self, id: u64) -> Option<Range<usize>> {
+        // The parser counts bytes, to the first one of the last token's last character.
         let (start, stop) = self.info.offset_for(id)?;
-        let byte = |chars: u32| self.text.char_indices().nth(chars as usize).map_or(self.text.len(), |(at, _)| at);
-        Some(byte(start)..byte(stop.saturating_add(1)))
+        let start = self.text.floor_char_boundary(start as usize);
+        Some(start..self.text.ceil_char_boundary(stop as usize + 1).max(start))
     }
 }
 

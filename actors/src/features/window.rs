@@ -176,7 +176,7 @@ impl<A: Serialize> Serialize for ByDistance<'_, A> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut before = 0;
         serializer.collect_seq(self.0.iter().map(|(number, tile)| {
-            let distance = number - before;
+            let distance = number.wrapping_sub(before); // tiles of events are never so far apart
             before = *number;
             (distance, tile)
         }))

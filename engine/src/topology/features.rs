@@ -117,9 +117,12 @@ fn fields(r: &mut Reader<'_>, s: &Section<'_>, given: &Field<'_>) -> Option<BTre
             Some((_, field_type)) => drop(types.insert(name.get_ref().clone().into_owned(), *field_type)),
             None => {
                 let list = words().collect::<Vec<_>>().join(", ");
-                let help = nearest(word, words()).map_or(list.clone(), |near| format!("did you mean \"{near}\"?"));
+                let help = match nearest(word, words()) {
+                    Some(near) => format!("did you mean \"{near}\"? The types are {list}"),
+                    None => format!("choose one of these: {list}"),
+                };
                 let what = format!("{} is of no type that there is", quoted(name.get_ref()));
-                r.wrong(s, "fields", value.span(), Wrong::new(what, format!("choose one of these: {help}")));
+                r.wrong(s, "fields", value.span(), Wrong::new(what, help));
             }
         }
     }

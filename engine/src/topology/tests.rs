@@ -416,7 +416,7 @@ const FEATURE_CASES: &[(&str, &str, &str, &str)] = &[
     ),
     (
         "[features];fields = { price = \"nmber\" }",
-        "3:21",
+        "3:20",
         "\"price\" is of no type that there is",
         "did you mean \"number\"?",
     ),

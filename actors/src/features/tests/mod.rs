@@ -1,7 +1,10 @@
 //! Declared features as a whole: what they answer, and what they refuse.
 
 mod answers;
+mod cases;
+mod encoding;
 mod fast_path;
+mod naive;
 mod oracle;
 mod refusals;
 

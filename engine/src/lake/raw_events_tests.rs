@@ -8,7 +8,7 @@ use arrow_array::{
 use bytes::Bytes;
 use keyloom_actors::{
     event::{EventBatch, KeyPaths},
-    ports::LogRecord,
+    ports::{LogRecord, TableFile},
     timestamp::Timestamp,
 };
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;

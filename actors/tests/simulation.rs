@@ -41,6 +41,8 @@ const SEEDS: u64 = 5_000;
 const THREAD: &str = "history";
 /// How long, in its own time, a history may take to come to rest.
 const REST_LIMIT: Duration = Duration::from_secs(600);
+/// How long it may lack the same thing: far longer than anybody waits before trying again.
+const STILL_LIMIT: Duration = Duration::from_secs(60);
 /// Processes that a history may start because those before have ended by themselves.
 const REPLACED_MAX: u64 = 1_000;
 /// How often it is looked at meanwhile: first after this time, then after a hundredth more of what has passed.
@@ -338,6 +340,7 @@ async fn rest(
     let (mut expect, tables) = (Expect::of(world, setup.attempts), setup.tables());
     let mut checkpoint = 0;
     let began = Instant::now();
+    let mut still = (None, began);
     loop {
         replace_lost(world, setup, clock, &mut processes, &mut replaced).await;
         let has_ticks = expect.last() < world.last_seq();
@@ -357,7 +360,11 @@ async fn rest(
             return 1;
         }
         let owners = || processes.iter().map(|p| format!("{:?}", p.status)).collect::<Vec<_>>().join("\n");
-        assert!(began.elapsed() < REST_LIMIT, "{lacks:?}\n{}", owners());
+        if lacks != still.0 {
+            still = (lacks.clone(), Instant::now());
+        }
+        let is_late = began.elapsed() >= REST_LIMIT || still.1.elapsed() >= STILL_LIMIT;
+        assert!(!is_late, "{lacks:?}\n{}", owners());
         look_again(began).await;
     }
     expect.check(world, &tables);

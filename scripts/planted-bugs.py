@@ -12,12 +12,12 @@ import sys
 
 CELL, SHARD, RECORD = "actors/src/cell.rs", "actors/src/shard.rs", "actors/src/record.rs"
 COMMITTER, BATCHER, CORE = "actors/src/committer.rs", "actors/src/batcher.rs", "actors/src/session_core.rs"
-PARTITION, WORLD = "actors/src/partition.rs", "actors/tests/support/world.rs"
+PARTITION, TICKER, WORLD = "actors/src/partition.rs", "actors/src/ticker.rs", "actors/tests/support/world.rs"
 
 # Name: file, then pairs of what stands there and what is planted instead.
 DEFECTS = {
     "no fence and no chain": (WORLD, "if (claim.epoch, claim.head) != (store.epoch, store.batches) {", "if claim.epoch == 0 {"),
-    "newest state version, whatever the checkpoint says": (RECORD, "if checkpoint.is_valid(tag) && newest", "if newest"),
+    "newest state version, whatever the checkpoint says": (RECORD, "if !checkpoint.is_valid(tag) {", "if checkpoint.n > u64::MAX - 1 {"),
     "features not published before the record": (SHARD, "shares.answers.extend(answer(&mut cell, &self.args, self.delivered));", ""),
     "lagging keys not recorded": (COMMITTER, "next.lagging = lagging.iter().map(|(key, _)| key.to_string()).collect();", "next.lagging = Vec::new();"),
     "evicted state dropped before the acknowledgement": (CELL, "!self.dirty && self.in_flight.is_none() &&", "!self.dirty &&"),
@@ -34,8 +34,8 @@ DEFECTS = {
         "            self.put(&name, file).await;", "            late.push((name, file));",
         "        Ok(after)\n", "        for (name, file) in late {\n            self.put(&name, file).await;\n        }\n        Ok(after)\n"),
     "dedupe ids changed on failure": (
-        CORE, "        let before = rows.len();",
-        "        if let Some(id) = e.id_hash {\n            self.recent.push(id);\n        }\n        let before = rows.len();"),
+        CORE, "        let first = rows.len();\n        self.fire(",
+        "        if let Some(id) = e.id_hash {\n            self.recent.push(id);\n        }\n        let first = rows.len();\n        self.fire("),
     "a lagging key joins checkpoints only once its state is here": (CELL, "self.dirty || self.owes || self.has_any()", "self.dirty || self.has_any()"),
     "an interrupted cut is not repeated": (BATCHER, "recut: args.intent.clone(),", "recut: None,"),
     "rows of undone events are kept": (
@@ -46,6 +46,16 @@ DEFECTS = {
         BATCHER, "Self::Outbox { .. } => status.outbox_last(table),", "Self::Outbox { .. } => status.outbox_last(table) + 1,"),
     "the end of an outbox is not in the record": (
         COMMITTER, "        next.outbox.extend(blocks.ends().map(|(table, end)| (table.to_owned(), end)));\n", ""),
+    "nobody reads which keys have timers at a start": (TICKER, "loaded: false,", "loaded: true,"),
+    "checkpoints do not say when keys have timers": (
+        CELL, "let first_timer = (self.stored_due != Some(due)).then_some(due);\n        self.stored_due", "let first_timer = None;\n        self.stored_due"),
+    "what an unfinished checkpoint said of timers is trusted": (RECORD, "            found.is_after_crash = true;\n", ""),
+    "a tick does not put right what the store says of timers": (CELL, "            self.stored_due = None; // it came", "            // it came"),
+    "timers of a rejected timer's handler stay changed": (CORE, "                    self.waiting = waiting.undone();\n                    tracing::warn", "                    self.waiting = waiting.done();\n                    tracing::warn"),
+    "a condemned event takes innocent timers along": (CELL, "spares_timers: !failure.in_timer", "spares_timers: false"),
+    "an answer that is a dead letter leaves its question open": (CORE, "        drop(self.take_question(event));\n", ""),
+    "what was asked before a crash is not asked again": (
+        RECORD, "if rest.first().is_some_and(|look_ups| *look_ups > 0) { Some(Timestamp(0)) } else { timers.next_due() }", "timers.next_due()"),
     "blocks are removed before their cursor": (
         BATCHER, "        fault_point::reached(fault_point::BEFORE_CURSOR);\n",
         "        after.removed = self.remove_blocks(&after).await;\n        fault_point::reached(fault_point::BEFORE_CURSOR);\n"),

@@ -54,7 +54,10 @@ fn play_step(step: &Step, test: &mut HandlerTest) -> Result<(), String> {
     match step {
         Step::Event(event, ends) => ended(test.event(event.clone()), ends),
         Step::Answer { key, name, result } => {
-            let result = result.as_ref().map(Value::clone).map_err(String::as_str);
+            let result = match result {
+                Ok(value) => Ok(value.clone()),
+                Err(why) => Err(why.as_str()),
+            };
             ended(test.answer(key, name, result), &Ends::Applied)
         }
         Step::Advance(by) => {

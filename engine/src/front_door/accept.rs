@@ -185,7 +185,9 @@ fn check_shape(json: &[u8]) -> Result<(), Rejection> {
 }
 
 fn check_names(json: &str, fields: &[Field]) -> Result<(), Rejection> {
-    for field in fields.iter().filter(|f| f.id == FieldId::Other) {
+    // Of the reserved names, a tool may send the one that says what it refused; it is checked by itself.
+    let unchecked = |field: &&Field| matches!(field.id, FieldId::Other | FieldId::Tick | FieldId::Answer);
+    for field in fields.iter().filter(unchecked) {
         let raw = field.raw_name(json);
         let name = if raw.contains('\\') {
             Cow::Owned(serde_json::from_str::<String>(raw).unwrap_or_default())
@@ -394,6 +396,8 @@ mod tests {
             (r#"{"domain_userid":"u","event_id":7}"#, "schema: event_id is a number, expected a string"),
             (r#"{"domain_userid":"u","event_id":{}}"#, "schema: event_id is an object, expected a string"),
             (r#"{"domain_userid":"u","keyloom.tick":1}"#, "schema: the field keyloom.tick is reserved"),
+            (r#"{"domain_userid":"u","keyloom.answer":{}}"#, "schema: the field keyloom.answer is reserved"),
+            (r#"{"domain_userid":"u","keyloom.anything":{}}"#, "schema: the field keyloom.anything is reserved"),
             (r#"{"domain_userid":"u","keyloom\u002etick":1}"#, "schema: the field keyloom.tick is reserved"),
             (r#"{"keyloom.rejected":"whatever"}"#, "schema: keyloom.rejected must be one of"),
             (r#"{"keyloom.rejected":3}"#, "schema: keyloom.rejected must be one of"),

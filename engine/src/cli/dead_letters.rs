@@ -13,19 +13,16 @@ use keyloom_actors::timestamp::{Clock, SystemClock};
 
 use super::{
     WrongUse,
+    data::{Data, Format},
     dead_letters_text::{self, in_words, letters},
-    ingest::engine_address,
     topology_file,
 };
 use crate::{
     Engine,
-    admin_client::AdminClient,
     dead_letters::{
         Action, ChangeRequest, Client, Desk, DeskError, Filter, LIST_DEFAULT, LIST_MAX, Letter, LetterId, ListRequest,
         Listing, Place, Report,
     },
-    embedded::EmbeddedError,
-    homes,
     running::key_paths,
     topology::Topology,
 };
@@ -41,15 +38,6 @@ pub struct DeadLettersArguments {
     format: Format,
     #[command(subcommand)]
     command: Command,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-enum Format {
-    /// For people
-    #[default]
-    Text,
-    /// One JSON document
-    Json,
 }
 
 #[derive(clap::Subcommand)]
@@ -165,22 +153,13 @@ impl Choice {
 impl Office {
     /// The broker, or the data folder, or the engine that has it.
     async fn open(topology: &Topology) -> anyhow::Result<Self> {
-        if let Some(options) = homes::embedded_options(topology)
-            && !options.data_dir.exists()
-        {
-            let folder = options.data_dir.display();
-            return Err(anyhow!("there is no data folder {folder}: no engine has run on this topology yet"));
-        }
-        match homes::open_log_and_store(topology).await {
-            Ok((log, store)) => {
+        Ok(match Data::of(topology).await? {
+            Data::Here(log, store) => {
                 let (keys, partitions) = (key_paths(topology), topology.engine.partitions);
-                Ok(Self::Here(Box::new(Desk::new(log, store, keys, partitions, Arc::new(SystemClock)))))
+                Self::Here(Box::new(Desk::new(log, store, keys, partitions, Arc::new(SystemClock))))
             }
-            Err(error) if matches!(error.downcast_ref(), Some(EmbeddedError::Locked(_))) => {
-                Ok(Self::There(Box::new(Client::new(AdminClient::new(engine_address(topology)?)))))
-            }
-            Err(error) => Err(error),
-        }
+            Data::There(client) => Self::There(Box::new(Client::new(client))),
+        })
     }
 
     async fn list(&self, request: &ListRequest) -> anyhow::Result<Listing> {

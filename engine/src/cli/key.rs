@@ -11,12 +11,13 @@ use bytes::Bytes;
 use hyper::Method;
 use keyloom_actors::key::Key;
 
-use super::{WrongUse, ingest::engine_address, run, topology_file};
+use super::{
+    WrongUse,
+    data::{Data, Format},
+    run, topology_file,
+};
 use crate::{
     Engine,
-    admin_client::AdminClient,
-    embedded::EmbeddedError,
-    homes,
     keys::{API_PATH, Inspector, KeyReport},
     running::key_paths,
     topology::Topology,
@@ -33,15 +34,6 @@ pub struct KeyArguments {
     format: Format,
     #[command(subcommand)]
     command: Command,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-enum Format {
-    /// For people
-    #[default]
-    Text,
-    /// One JSON document
-    Json,
 }
 
 #[derive(clap::Subcommand)]
@@ -74,25 +66,17 @@ pub async fn key(arguments: KeyArguments, topology: Topology, engine: &Engine) -
 }
 
 async fn find(key: &Key, topology: &Topology, engine: &Engine) -> anyhow::Result<KeyReport> {
-    if let Some(options) = homes::embedded_options(topology)
-        && !options.data_dir.exists()
-    {
-        let folder = options.data_dir.display();
-        anyhow::bail!("there is no data folder {folder}: no engine has run on this topology yet");
-    }
-    match homes::open_log_and_store(topology).await {
-        Ok((log, store)) => {
+    match Data::of(topology).await? {
+        Data::Here(log, store) => {
             let factory = run::factory(topology, engine)?;
             let inspector = Inspector::new(log, store, key_paths(topology), topology.engine.partitions, factory);
             Ok(inspector.inspect(key).await?)
         }
-        Err(error) if matches!(error.downcast_ref(), Some(EmbeddedError::Locked(_))) => {
+        Data::There(client) => {
             let query = form_urlencoded::Serializer::new(String::new()).append_pair("key", key.as_str()).finish();
-            let client = AdminClient::new(engine_address(topology)?);
             let report = client.ask(Method::GET, &format!("{API_PATH}?{query}"), Bytes::new()).await?;
             report.context("this engine has no such address; is it older?")
         }
-        Err(error) => Err(error),
     }
 }
 

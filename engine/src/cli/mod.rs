@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed while running, 2 used wrongly, 75 to be started again, 78 bad configuration.
 
+mod data;
 mod dead_letters;
 mod dead_letters_text;
 mod generate;

@@ -1,9 +1,13 @@
 //! `Engine`: how a binary registers its handlers and becomes a `keyloom`.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use keyloom_actors::{
-    handler::{Handler, Registry},
+    handler::{Features, Handler, Registry},
     session_features::SessionFeatures,
 };
 
@@ -70,6 +74,18 @@ impl HandlerCatalog for Engine {
             let columns = lake::EmittedRows::new(table, 0, 1).map(drop);
             columns.map_err(|e| format!("the rows that it emits to table {:?} are not possible: {e}", table.name))
         })
+    }
+
+    fn features(&self, handler: &str, config: &serde_json::Value) -> Vec<String> {
+        let Ok(factory) = self.registry.build(handler, config.clone(), Arc::default()) else { return Vec::new() };
+        let mut json = b"{".to_vec();
+        let say = AssertUnwindSafe(|| factory.create().features(&mut Features::new(&mut json)));
+        if catch_unwind(say).is_err() {
+            return Vec::new(); // the engine will say so when it matters
+        }
+        json.push(b'}');
+        let said: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&json).unwrap_or_default();
+        said.into_iter().map(|(name, _)| name).collect()
     }
 
     fn tables(&self, handler: &str) -> Option<Vec<String>> {

@@ -58,6 +58,9 @@ impl HandlerCatalog for AnyHandler<'_> {
     fn check(&self, handler: &str, config: &serde_json::Value) -> Result<(), String> {
         if self.0.knows(handler) { self.0.check(handler, config) } else { Ok(()) }
     }
+    fn features(&self, handler: &str, config: &serde_json::Value) -> Vec<String> {
+        self.0.features(handler, config)
+    }
     fn tables(&self, handler: &str) -> Option<Vec<String>> {
         self.0.tables(handler)
     }

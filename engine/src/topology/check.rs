@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::{
+    HandlerCatalog,
     features::Windowed,
     names,
     problems::{printable, quoted},
@@ -21,10 +22,11 @@ const RETENTION_MARGIN: Duration = Duration::from_secs(60);
 const FRONT_DOOR_SUBJECT: &str = "events.http";
 
 /// Notes everything that does not fit together.
-pub(super) fn check(r: &mut Reader<'_>, parts: &Parts<'_>) {
+pub(super) fn check(r: &mut Reader<'_>, parts: &Parts<'_>, catalog: &dyn HandlerCatalog) {
     homes(r, parts);
     retention(r, parts);
     windows(r, parts);
+    feature_names(r, parts, catalog);
     subjects(r, parts);
     sizes(r, parts);
 }
@@ -80,6 +82,18 @@ fn windows(r: &mut Reader<'_>, parts: &Parts<'_>) {
             format!("[feature.{}] window: it covers {length}, but the log keeps events for {kept}", printable(feature));
         let help = format!("set retention = {{ age = \"{length}\" }} or more in [log], or shorten the window");
         r.relation(span.clone(), message, help);
+    }
+}
+
+/// A feature has one value: the handler's or the declared one.
+fn feature_names(r: &mut Reader<'_>, parts: &Parts<'_>, catalog: &dyn HandlerCatalog) {
+    let Some(sessions) = parts.sessions.value.as_ref().filter(|_| !parts.feature_names.is_empty()) else { return };
+    let handler = &sessions.handler;
+    let none = serde_json::json!({});
+    let taken = catalog.features(handler, parts.handlers.get(handler).unwrap_or(&none));
+    for (name, span) in parts.feature_names.iter().filter(|(name, _)| taken.contains(name)) {
+        let message = format!("[feature.{name}]: the handler {handler} has a feature of this name");
+        r.relation(span.clone(), message, "choose another name: an answer has one value for each");
     }
 }
 

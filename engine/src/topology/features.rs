@@ -25,6 +25,14 @@ pub(super) struct Windowed {
     pub(super) span: Range<usize>,
 }
 
+/// What was read.
+pub(super) struct Read {
+    pub(super) features: Option<DeclaredFeatures>,
+    pub(super) windows: Vec<Windowed>,
+    /// Every name, with its place.
+    pub(super) names: Vec<(String, Range<usize>)>,
+}
+
 /// One `[feature.NAME]` while it is read.
 struct Declared<'a> {
     name: &'a str,
@@ -36,11 +44,7 @@ struct Declared<'a> {
 }
 
 /// Reads `[features]` and every `[feature.NAME]`.
-pub(super) fn read(
-    r: &mut Reader<'_>,
-    root: &DeTable<'_>,
-    section: &Section<'_>,
-) -> (Option<DeclaredFeatures>, Vec<Windowed>) {
+pub(super) fn read(r: &mut Reader<'_>, root: &DeTable<'_>, section: &Section<'_>) -> Read {
     let settings = settings(r, section);
     let mut declared = Vec::new();
     for (name, field) in named(r, root, "feature").unwrap_or_default() {
@@ -53,8 +57,9 @@ pub(super) fn read(
         let (Window::Sliding(length) | Window::Tumbling(length)) = d.definition.as_ref()?.window? else { return None };
         Some(Windowed { feature: d.name.to_owned(), length, span: d.section.span_of("window") })
     });
-    let windows = windows.collect();
-    let Some(settings) = settings else { return (None, windows) };
+    let names = declared.iter().map(|d| (d.name.to_owned(), d.key.clone())).collect();
+    let mut read = Read { features: None, windows: windows.collect(), names };
+    let Some(settings) = settings else { return read };
     // Of a feature that cannot be read the others may still know the name.
     let stands_in = |d: &Declared<'_>| d.definition.clone().unwrap_or_else(|| Definition::new(Function::Count));
     let definitions: Vec<(String, Definition)> = declared.iter().map(|d| (d.name.to_owned(), stands_in(d))).collect();
@@ -62,7 +67,7 @@ pub(super) fn read(
         Ok(set) => {
             let whole = declared.iter().all(|d| d.definition.is_some());
             let features = DeclaredFeatures { settings, definitions, set: Arc::new(set) };
-            (whole.then_some(features), windows)
+            read.features = whole.then_some(features);
         }
         Err(problems) => {
             for problem in problems {
@@ -70,9 +75,9 @@ pub(super) fn read(
                     place(r, declared, problem);
                 }
             }
-            (None, windows)
         }
     }
+    read
 }
 
 /// Notes a problem where it is: inside of an expression, at a value, or at the section that lacks something.

@@ -57,6 +57,10 @@ pub trait HandlerCatalog {
     }
     /// Whether `config` is a valid configuration for `handler`; the error says what is wrong and what to do.
     fn check(&self, handler: &str, config: &serde_json::Value) -> Result<(), String>;
+    /// Names of the features that `handler` has for a key without events, as far as it can be asked.
+    fn features(&self, _handler: &str, _config: &serde_json::Value) -> Vec<String> {
+        Vec::new()
+    }
     /// The tables that `handler` emits rows to; `None` when that is not known here.
     fn tables(&self, handler: &str) -> Option<Vec<String>>;
 }
@@ -131,7 +135,7 @@ fn understand(r: &mut Reader<'_>, root: &DeTable<'_>, path: &Path, handlers: &dy
     }
     refuse_unknown(r, root);
     let parts = sections::read(r, root, handlers);
-    check::check(r, &parts);
+    check::check(r, &parts, handlers);
     Some(Topology {
         path: path.to_owned(),
         engine: parts.engine.value?,

@@ -1,6 +1,6 @@
 //! From sections to the parts of a topology, one function each; what must hold between parts is in `check.rs`.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, ops::Range, time::Duration};
 
 use toml::de::{DeTable, DeValue};
 
@@ -44,6 +44,7 @@ pub(super) struct Parts<'a> {
     pub(super) handlers: BTreeMap<String, serde_json::Value>,
     pub(super) features: Option<DeclaredFeatures>,
     pub(super) windows: Vec<Windowed>,
+    pub(super) feature_names: Vec<(String, Range<usize>)>,
     pub(super) tables: BTreeMap<String, Table>,
 }
 
@@ -64,7 +65,7 @@ pub(super) fn read<'a>(r: &mut Reader<'_>, root: &'a DeTable<'a>, catalog: &dyn 
     let checkpoint_every = r.duration(&store, "checkpoint_every");
     let store_value = read_store(r, &store, store_kind, checkpoint_every, replicas);
     let sessions_value = read_sessions(r, &sessions, root, catalog);
-    let (features, windows) = features::read(r, root, &of_features);
+    let features::Read { features, windows, names: feature_names } = features::read(r, root, &of_features);
     Parts {
         partitions,
         engine: Part { section: engine, value: engine_value },
@@ -82,6 +83,7 @@ pub(super) fn read<'a>(r: &mut Reader<'_>, root: &'a DeTable<'a>, catalog: &dyn 
         handlers: handlers::read(r, root, catalog),
         features,
         windows,
+        feature_names,
         tables: tables::read(r, root, catalog, &sessions, sessions_value.as_ref().map(|s| s.handler.as_str())),
         sessions: Part { value: sessions_value, section: sessions },
     }

@@ -28,6 +28,10 @@ impl HandlerCatalog for Catalog {
         }
     }
 
+    fn features(&self, handler: &str, _: &Value) -> Vec<String> {
+        if handler == "session-features" { vec!["event_count".into(), "last_page".into()] } else { Vec::new() }
+    }
+
     fn tables(&self, handler: &str) -> Option<Vec<String>> {
         Some(if handler == "counter" { vec!["counts".to_owned()] } else { Vec::new() })
     }
@@ -378,6 +382,12 @@ const FEATURE_CASES: &[(&str, &str, &str, &str)] = &[
         "did you mean function?",
     ),
     ("[feature];f = 3", "3:1", "\"f\" needs a name before it", "[feature.NAME]"),
+    (
+        "[feature.event_count];function = \"count\"",
+        "2:10",
+        "[feature.event_count]: the handler session-features has a feature of this name",
+        "choose another name",
+    ),
     ("[feature.F];function = \"count\"", "2:10", "[feature.F]: is not a valid name", "a-z, 0-9"),
     (
         "[feature.late_events];function = \"count\"",

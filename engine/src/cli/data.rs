@@ -23,7 +23,7 @@ pub enum Data {
     /// This process: the broker answers, or the data folder is free.
     Here(Arc<dyn Log>, Arc<dyn Store>),
     /// The engine that has the data folder.
-    There(AdminClient),
+    There(Box<AdminClient>),
 }
 
 impl Data {
@@ -38,7 +38,7 @@ impl Data {
         match homes::open_log_and_store(topology).await {
             Ok((log, store)) => Ok(Self::Here(log, store)),
             Err(error) if matches!(error.downcast_ref(), Some(EmbeddedError::Locked(_))) => {
-                Ok(Self::There(AdminClient::new(engine_address(topology)?)))
+                Ok(Self::There(Box::new(AdminClient::new(engine_address(topology)?))))
             }
             Err(error) => Err(error),
         }

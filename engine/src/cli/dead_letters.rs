@@ -158,7 +158,7 @@ impl Office {
                 let (keys, partitions) = (key_paths(topology), topology.engine.partitions);
                 Self::Here(Box::new(Desk::new(log, store, keys, partitions, Arc::new(SystemClock))))
             }
-            Data::There(client) => Self::There(Box::new(Client::new(client))),
+            Data::There(client) => Self::There(Box::new(Client::new(*client))),
         })
     }
 

@@ -4,6 +4,7 @@
 //! come in through [`batch::FrontDoor`], too. Not here: the log itself, and what happens to events behind it.
 
 pub mod accept;
+pub mod admission;
 pub mod batch;
 pub mod decode;
 pub mod gate;

@@ -1,0 +1,44 @@
+//! Who may send events, and what is done to them on the way in because of who sent them.
+//!
+//! Every protocol asks here once per request, when it knows what the request claims and how many events it holds. Not here:
+//! how a connection or a token is checked.
+
+use std::net::IpAddr;
+
+use super::refusal::Refusal;
+
+/// What a request says of its sender. Protocols fill in what they know; a claim proves nothing by itself.
+#[derive(Clone, Debug, Default)]
+pub struct Claims<'a> {
+    /// The secret of an `Authorization: Bearer` header.
+    pub bearer: Option<&'a str>,
+    /// A tracker's write key: the user name of HTTP Basic, or what the protocol's body or query calls it.
+    pub write_key: Option<&'a str>,
+    /// The application that a tracker says it is, where its protocol has no key.
+    pub app_id: Option<&'a str>,
+    /// The `Origin` header: the page whose browser sends.
+    pub origin: Option<&'a str>,
+    /// Names in the client's certificate, checked by TLS.
+    pub certificate_names: &'a [String],
+    /// Where the request comes from, behind trusted proxies.
+    pub address: Option<IpAddr>,
+}
+
+/// A request that may come in.
+#[derive(Clone, Debug, Default)]
+pub struct Admission {
+    /// The address to stamp on events of trackers, already as private as the source wants it; `None`: stamp none.
+    pub stamped_address: Option<String>,
+}
+
+/// The rules by which senders come in.
+#[derive(Clone, Debug, Default)]
+pub struct Admissions {}
+
+impl Admissions {
+    /// Lets a request of `events` events in, or says why not.
+    pub fn admit(&self, claims: &Claims<'_>, events: usize) -> Result<Admission, Refusal> {
+        tracing::trace!(events, "admitted");
+        Ok(Admission { stamped_address: claims.address.map(|address| address.to_string()) })
+    }
+}

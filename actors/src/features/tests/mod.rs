@@ -20,6 +20,19 @@ use crate::{
     timestamp::Timestamp,
 };
 
+/// The functions of the newest session.
+pub(super) const SESSION_FUNCTIONS: [&str; 9] = [
+    "session_index",
+    "session_active",
+    "session_duration",
+    "session_events",
+    "session_pages",
+    "session_entry_page",
+    "session_exit_page",
+    "session_bounce",
+    "session_engaged",
+];
+
 /// 2026-11-20T00:00:00Z
 pub(super) const DAY_BEGIN: i64 = 1_795_132_800_000_000;
 

@@ -64,7 +64,7 @@ pub(super) fn decode(events: &[(i64, String)]) -> EventBatch {
         let text =
             format!(r#"{{"domain_userid":"u","collector_tstamp":"{}"{comma}{rest}}}"#, Timestamp(*time).to_rfc3339());
         let stored = Timestamp(DAY_BEGIN + secs(400 * 86_400));
-        LogRecord { seq: i as u64 + 1, stored, key: None, payload: Bytes::from(text), scanned: None }
+        LogRecord { seq: i as u64 + 1, stored, key: None, payload: Bytes::from(text), scanned: None, envelope: None }
     });
     EventBatch::decode(0, records.collect(), &KeyPaths::new(["domain_userid"]), None)
 }

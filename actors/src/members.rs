@@ -19,6 +19,13 @@ pub struct Members<'a> {
     rest: &'a [u8],
 }
 
+impl<'a> Members<'a> {
+    /// What was not walked over yet.
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+}
+
 impl<'a> Iterator for Members<'a> {
     type Item = Member<'a>;
 

@@ -2,18 +2,20 @@
 //!
 //! CPU-bound, without I/O: runs on blocking threads where it takes long. Not here: the way to the log, see [`super::batch`].
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use axum::http::header;
 use bytes::Bytes;
 use keyloom_actors::{
+    dead_letter::Reason,
+    event::dedupe_id,
     fields::{Field, Scanned},
     ports::NewRecord,
     timestamp::{Clock, Timestamp},
 };
 
 use super::{
-    accept::{Acceptor, Found, Rejection},
+    accept::{Accepted, Acceptor, Found, Rejection},
     admission::{Admissions, Claims},
     batch::{Answer, REJECTED_LISTED_MAX, Rejected},
     decode::{self, DecodeError, Encoding},
@@ -88,33 +90,36 @@ impl Desk {
         observe::came_in(protocol, outline.events());
         let stamps = Stamps { now, address: admission.stamped_address.as_deref(), head: &head };
         let written = outline.write(&stamps, &mut self.room(&mut hold))?;
-        let (text, events) = match written {
-            Some(decoded) => (Bytes::from(decoded.text), decoded.events),
-            None => (body.clone(), outline.into_places()),
+        let (text, events): (_, Box<dyn Iterator<Item = DecodedEvent>>) = match written {
+            Some(decoded) => (Bytes::from(decoded.text), Box::new(decoded.events.into_iter())),
+            None => {
+                let as_sent = |place: Range<usize>| DecodedEvent { place: Ok(place.clone()), sent: place };
+                (body.clone(), Box::new(outline.into_places().into_iter().map(as_sent)))
+            }
         };
         let mut judged = Judged::default();
-        for (index, DecodedEvent { place, sent }) in events.into_iter().enumerate() {
+        for (index, DecodedEvent { place, sent }) in events.enumerate() {
             let mut new_id = || self.ids.next(now);
+            let written = place.as_ref().ok().cloned();
             let fields = &mut judged.fields;
-            // The one place where an event of whatever protocol passes before it becomes a record. What the admission makes
-            // private is made so before this, and what a schema refuses is refused behind it.
+            // The one place where an event of whatever protocol passes before it becomes a record: what the admission makes
+            // private is made so before, and what a schema refuses is refused behind.
             let judgement = place.and_then(|place| self.acceptor.accept_slice(&text, place, fields, now, &mut new_id));
             match judgement {
-                Ok((accepted, found)) => {
-                    judged.records.entry(accepted.partition).or_default().push((accepted.record, found));
-                }
+                Ok((accepted, found)) => judged.accept(accepted, found),
+                Err(rejection) if !protocol.is_tracker() => judged.reject(index, &rejection),
                 Err(rejection) => {
-                    let kept = protocol.is_tracker().then(|| {
-                        let sent = body.get(sent).unwrap_or_default();
-                        self.dead_letter(protocol, &rejection, sent, now)
-                    });
-                    match kept {
-                        Some(Ok((partition, record))) => {
+                    let sent = body.get(sent).unwrap_or_default();
+                    let letter = match written.filter(|_| rejection.reason == Reason::NoKey) {
+                        Some(written) => Ok(keyless(text.slice(written), sent)),
+                        None => self.dead_letter(protocol, &rejection, sent, now),
+                    };
+                    match letter {
+                        Ok(letter) => {
                             observe::dead_lettered(protocol, rejection.reason);
-                            judged.records.entry(partition).or_default().push((record, None));
+                            judged.accept(letter, None);
                         }
-                        Some(Err(worse)) => judged.reject(index, &worse),
-                        None => judged.reject(index, &rejection),
+                        Err(worse) => judged.reject(index, &worse), // only with an event limit of a few hundred bytes
                     }
                 }
             }
@@ -162,14 +167,24 @@ impl Desk {
         rejection: &Rejection,
         sent: &[u8],
         now: Timestamp,
-    ) -> Result<(u32, NewRecord), Rejection> {
+    ) -> Result<Accepted, Rejection> {
         let event = refused_by_tracker(rejection, protocol.label(), sent, self.acceptor.event_bytes_max);
-        let accepted = self.acceptor.accept(&event, now, &mut || self.ids.next(now))?;
-        Ok((accepted.partition, accepted.record))
+        self.acceptor.accept(&event, now, &mut || self.ids.next(now))
     }
 }
 
+/// The record of a tracker's event without a key, which the engine will give up. It is stored as the event it is and not as a
+/// rejection: once the topology finds its key, the dead letter can be sent again. `sent` is what repeats are absorbed by.
+fn keyless(event: Bytes, sent: &[u8]) -> Accepted {
+    let dedupe_id = Some(dedupe_id(b"", sent));
+    Accepted { partition: 0, record: NewRecord { key: Bytes::new(), dedupe_id, payload: event, scanned: None } }
+}
+
 impl Judged {
+    fn accept(&mut self, accepted: Accepted, found: Option<Found>) {
+        self.records.entry(accepted.partition).or_default().push((accepted.record, found));
+    }
+
     fn reject(&mut self, index: usize, rejection: &Rejection) {
         observe::rejected(rejection.reason);
         if self.answer.rejected.len() < REJECTED_LISTED_MAX {

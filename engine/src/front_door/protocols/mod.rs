@@ -23,7 +23,7 @@ use keyloom_actors::timestamp::Timestamp;
 
 pub use self::head::Head;
 use self::{
-    event_shape::{Decoded, DecodedEvent, Room},
+    event_shape::{Decoded, Room},
     members::Unread,
 };
 use super::{refusal::Refusal, split::split};
@@ -169,10 +169,12 @@ impl Outline<'_> {
         }
     }
 
-    /// The events that are pieces of the body.
-    pub fn into_places(self) -> Vec<DecodedEvent> {
-        let Self::AsSent(places) = self else { return Vec::new() };
-        places.into_iter().map(|place| DecodedEvent { place: Ok(place.clone()), sent: place }).collect()
+    /// Where the events are that are pieces of the body.
+    pub fn into_places(self) -> Vec<Range<usize>> {
+        match self {
+            Self::AsSent(places) => places,
+            _ => Vec::new(),
+        }
     }
 }
 

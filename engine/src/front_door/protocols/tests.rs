@@ -5,7 +5,7 @@ use keyloom_actors::timestamp::Timestamp;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::*;
+use super::{event_shape::DecodedEvent, *};
 use crate::front_door::{Rejection, protocols::segment::Call, protocols::segment::MessageType};
 
 /// 2026-11-20T12:00:00Z

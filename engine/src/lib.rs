@@ -10,6 +10,7 @@ pub mod faces;
 pub mod features;
 pub mod front_door;
 pub mod generate;
+pub mod grpc;
 pub mod homes;
 pub mod ingest;
 pub mod keys;

@@ -16,6 +16,7 @@ pub mod ingest;
 pub mod keys;
 pub mod lake;
 pub mod nats;
+pub mod openapi;
 pub mod running;
 pub mod telemetry;
 pub mod topology;

@@ -20,7 +20,7 @@ use crate::{
     grpc::{self, KeyMember},
     homes::{self, OWNER_FILE},
     keys::Inspector,
-    lake,
+    lake, openapi,
     running::{Broken, Running, key_paths},
     telemetry,
     topology::{self, Topology},
@@ -69,6 +69,7 @@ pub async fn run(topology: Topology, engine: &Engine) -> anyhow::Result<()> {
         .merge(faces::keys::routes(Arc::clone(&view), inspector))
         .merge(grpc::ingest_routes(Arc::clone(&door), key_member(&topology)))
         .merge(grpc::reflection_routes()?)
+        .merge(openapi::routes())
         .merge(front_door::http::routes(door));
     let (health, grpc_health) = grpc::health_routes().await;
     let router = faces::fallback::add(router.merge(health));

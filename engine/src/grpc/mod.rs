@@ -7,8 +7,6 @@ mod event;
 mod features;
 mod ingest;
 mod status;
-#[cfg(test)]
-mod tests;
 
 use std::sync::Arc;
 

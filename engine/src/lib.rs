@@ -1,5 +1,6 @@
 //! The library behind the `keyloom` binary: the topology, the homes behind the ports, the faces and the tools.
 
+pub mod access;
 mod admin_client;
 mod builder;
 pub mod cases;

@@ -20,7 +20,7 @@ use super::{
     decode::Encoding,
     gate::Hold,
     observe,
-    refusal::{RETRY_AFTER_SECONDS, Refusal},
+    refusal::Refusal,
 };
 
 /// The address of the front door's own format.
@@ -112,8 +112,11 @@ fn answered(answer: &Answer) -> Response {
 fn refused(refusal: &Refusal) -> Response {
     let code = StatusCode::from_u16(refusal.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = json(code, refusal.to_json());
-    if refusal.passes() {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+    if let Some(seconds) = refusal.retry_after() {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if refusal.code() == 401 {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"keyloom\""));
     }
     if matches!(refusal, Refusal::Encoding) {
         // RFC 9110: tells the client what would have been understood.

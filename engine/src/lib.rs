@@ -16,6 +16,7 @@ pub mod keys;
 pub mod lake;
 pub mod nats;
 pub mod running;
+pub mod server;
 pub mod telemetry;
 pub mod topology;
 

@@ -7,7 +7,11 @@ use std::{borrow::Cow, fmt, ops::Range, sync::Arc};
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use keyloom_actors::fields::{self, Kind};
-use serde_json::{Map, Value};
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::{Map, Value, value::RawValue};
 use sha2::Sha256;
 
 use super::{IpPolicy, token::hex};
@@ -179,33 +183,48 @@ fn walk(object: &mut Map<String, Value>, path: &Path, level: usize, deed: Deed<'
 /// Finds what changes in the object `text`, which begins at `offset` of the event, in the order of the text. A name that
 /// stands there twice is found twice. The depth is that of the longest path.
 fn find(text: &str, offset: usize, open: &[(&Path, usize, Deed<'_>)], changes: &mut Vec<(Range<usize>, Value)>) {
-    let mut scanned = Vec::new();
-    if fields::scan(text, &mut scanned).is_err() {
-        return;
-    }
-    for field in &scanned {
-        let raw_name = field.raw_name(text);
-        let name = if raw_name.contains('\\') {
-            Cow::Owned(serde_json::from_str::<String>(raw_name).unwrap_or_default())
-        } else {
-            Cow::Borrowed(raw_name.trim_matches('"'))
-        };
-        let value = field.value(text);
-        let Some(start) = (value.raw.as_ptr() as usize).checked_sub(text.as_ptr() as usize) else { continue };
-        let place = offset + start..offset + start + value.raw.len();
-        let ends = open.iter().find(|(path, level, _)| path.rests[*level] == *name);
+    let Ok(Members(members)) = serde_json::from_str(text) else { return };
+    for (name, raw) in members {
+        let raw = raw.get();
+        let Some(start) = (raw.as_ptr() as usize).checked_sub(text.as_ptr() as usize) else { continue };
+        let place = offset + start..offset + start + raw.len();
+        let value = fields::Value::of(raw);
+        let ends = open.iter().find(|(path, level, _)| path.rests[*level] == name);
         if let Some((_, _, deed)) = ends {
             let string = if value.kind == Kind::String { value.as_str() } else { None };
             let new = deed.on(value.kind, string.as_deref().unwrap_or(value.raw));
             changes.extend(new.map(|new| (place, new)));
         } else if value.kind == Kind::Object {
             let deeper =
-                open.iter().filter(|(path, level, _)| level + 1 < path.names.len() && path.names[*level] == *name);
+                open.iter().filter(|(path, level, _)| level + 1 < path.names.len() && path.names[*level] == name);
             let deeper: Vec<_> = deeper.map(|(path, level, deed)| (*path, level + 1, *deed)).collect();
             if !deeper.is_empty() {
                 find(value.raw, place.start, &deeper, changes);
             }
         }
+    }
+}
+
+/// The members of an object in their order, repeated names included: whoever reads the log later may take either.
+struct Members<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct All;
+        impl<'de> Visitor<'de> for All {
+            type Value = Members<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(All)
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, anyhow};
 use keyloom_actors::{ports::Log, timestamp::SystemClock};
 
-use super::{restart::StartAgain, run, topology_file};
+use super::{listening::Owner, restart::StartAgain, run, topology_file};
 use crate::{
     Engine,
     embedded::{EmbeddedError, EmbeddedHome, EmbeddedLog},
@@ -81,7 +81,7 @@ async fn open(topology: &Topology) -> anyhow::Result<(Box<dyn IngestSink>, usize
                 Ok((Box::new(LogSink::new(log)), max, Some(home)))
             }
             Err(EmbeddedError::Locked(_)) => {
-                let address = engine_address(topology)?;
+                let address = engine_of(topology)?.listen.to_string();
                 eprintln!("an engine runs on this topology; sending to http://{address}");
                 let events_max = usize::try_from(topology.http.events_max).unwrap_or(usize::MAX);
                 let sink = HttpSink::new(&address).map_err(|e| anyhow!(e))?.with_events_max(events_max);
@@ -93,12 +93,11 @@ async fn open(topology: &Topology) -> anyhow::Result<(Box<dyn IngestSink>, usize
 }
 
 /// Where the engine listens that has the data folder.
-pub fn engine_address(topology: &Topology) -> anyhow::Result<String> {
+pub fn engine_of(topology: &Topology) -> anyhow::Result<Owner> {
     let path = topology.engine.data_dir.join(OWNER_FILE);
     let advice = "another process uses the data folder, but does not say where it listens; is another command at work? Try again";
     let text = std::fs::read_to_string(&path).context(advice)?;
-    let owner: serde_json::Value = serde_json::from_str(&text).context(advice)?;
-    owner["listen"].as_str().map(str::to_owned).context(advice)
+    Owner::read(&text).context(advice)
 }
 
 async fn process(arguments: &IngestArguments, topology: &Topology, engine: &Engine) -> anyhow::Result<()> {

@@ -8,6 +8,7 @@ mod dead_letters_text;
 mod generate;
 mod ingest;
 mod key;
+mod listening;
 mod restart;
 mod run;
 mod test;

@@ -2,7 +2,7 @@
 //!
 //! Not here: HTTP, see [`super::http`].
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     accept::{Acceptor, Found},
+    admission::{Admission, Admissions},
     decode::{self, DecodeError, Encoding},
     gate::{Gate, Hold},
     ids::IdSource,
@@ -22,6 +23,7 @@ use super::{
     refusal::Refusal,
     split::split,
 };
+use crate::access::Credentials;
 
 /// Longest wait for the log, after which the outcome is unknown to the client.
 pub const APPEND_TIMEOUT: Duration = Duration::from_secs(10);
@@ -121,6 +123,7 @@ struct Desk {
     ids: IdSource,
     body_bytes_max: usize,
     events_max: usize,
+    admissions: Admissions,
 }
 
 /// A body's events, judged.
@@ -144,11 +147,25 @@ impl FrontDoor {
                 ids: IdSource::new(),
                 body_bytes_max,
                 events_max: limits.events_max,
+                admissions: Admissions::default(),
             }),
             log,
             gate,
             limits,
         }
+    }
+
+    /// Lets senders in by these rules, instead of everybody.
+    #[must_use]
+    pub fn with_admissions(mut self, admissions: Admissions) -> Self {
+        let desk = Arc::get_mut(&mut self.desk).expect("nobody else has a door that was not opened yet");
+        desk.admissions = admissions;
+        self
+    }
+
+    /// The rules by which senders come in.
+    pub fn admissions(&self) -> &Admissions {
+        &self.desk.admissions
     }
 
     /// The limits in force.
@@ -169,15 +186,26 @@ impl FrontDoor {
 
     /// As [`FrontDoor::submit`], for a body that came in through the gate and may be packed.
     pub async fn submit_held(&self, body: Bytes, encoding: Encoding, hold: Hold) -> Result<Answer, Refusal> {
+        self.submit_from(Credentials::default(), body, encoding, hold).await
+    }
+
+    /// As [`FrontDoor::submit_held`], if the rules let its sender in.
+    pub async fn submit_from(
+        &self,
+        sender: Credentials,
+        body: Bytes,
+        encoding: Encoding,
+        hold: Hold,
+    ) -> Result<Answer, Refusal> {
         if body.is_empty() {
             return Err(Refusal::Empty);
         }
         let prepared = if encoding == Encoding::Identity && body.len() <= SCAN_INLINE_BYTES_MAX {
-            self.desk.prepare(body, encoding, hold)?
+            self.desk.prepare(&sender, body, encoding, hold)?
         } else {
             // Packed bodies always go there: how long unpacking takes is the sender's choice.
             let desk = Arc::clone(&self.desk);
-            let task = tokio::task::spawn_blocking(move || desk.prepare(body, encoding, hold));
+            let task = tokio::task::spawn_blocking(move || desk.prepare(&sender, body, encoding, hold));
             task.await.map_err(|error| Refusal::Internal(error.to_string()))??
         };
         let Prepared { partitions, mut answer, hold } = prepared;
@@ -221,7 +249,13 @@ impl FrontDoor {
 }
 
 impl Desk {
-    fn prepare(&self, mut body: Bytes, encoding: Encoding, mut hold: Hold) -> Result<Prepared, Refusal> {
+    fn prepare(
+        &self,
+        sender: &Credentials,
+        mut body: Bytes,
+        encoding: Encoding,
+        mut hold: Hold,
+    ) -> Result<Prepared, Refusal> {
         if encoding != Encoding::Identity {
             let packed = body.len();
             let unpacked = decode::decode(encoding, &body, self.body_bytes_max, &mut |more| hold.grow(more).is_ok());
@@ -239,13 +273,20 @@ impl Desk {
         if ranges.len() > self.events_max {
             return Err(Refusal::TooMany(self.events_max));
         }
+        let Admission { privacy, .. } = self.admissions.admit(&sender.into(), ranges.len())?;
+        let keeps = privacy.keeps_json();
         let now = self.clock.now();
         let mut new_id = || self.ids.next(now);
         let mut fields = Vec::new();
         let mut judged: BTreeMap<u32, Vec<(NewRecord, Option<Found>)>> = BTreeMap::new();
         let mut answer = Answer::default();
         for (index, range) in ranges.into_iter().enumerate() {
-            match self.acceptor.accept_slice(&body, range, &mut fields, now, &mut new_id) {
+            let changed = if keeps { Cow::Borrowed(&body[..0]) } else { privacy.apply_json(&body[range.clone()]) };
+            let judgement = match changed {
+                Cow::Borrowed(_) => self.acceptor.accept_slice(&body, range, &mut fields, now, &mut new_id),
+                Cow::Owned(event) => self.acceptor.accept(&event, now, &mut new_id).map(|accepted| (accepted, None)),
+            };
+            match judgement {
                 Ok((accepted, found)) => judged.entry(accepted.partition).or_default().push((accepted.record, found)),
                 Err(rejection) => {
                     observe::rejected(rejection.reason);

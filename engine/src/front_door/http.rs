@@ -61,7 +61,8 @@ async fn take(door: &FrontDoor, request: Request) -> Result<Answer, Refusal> {
     let read = read_body(body, announced.unwrap_or(0), limits.body_bytes_max, &mut hold);
     let body = tokio::time::timeout(limits.body_timeout, read).await;
     let body = body.map_err(|_| Refusal::Slow(limits.body_timeout.as_secs()))??;
-    door.submit_held(body, encoding, hold).await
+    let credentials = door.admissions().credentials(&head);
+    door.submit_from(credentials, body, encoding, hold).await
 }
 
 fn encoding(headers: &HeaderMap) -> Result<Encoding, Refusal> {

@@ -7,6 +7,7 @@ pub mod cases;
 mod cli;
 pub mod dead_letters;
 pub mod embedded;
+mod engine_client;
 pub mod faces;
 pub mod front_door;
 pub mod generate;

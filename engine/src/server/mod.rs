@@ -20,7 +20,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     sync::{Semaphore, watch},
 };
 
@@ -35,6 +35,9 @@ pub const STREAMS_MAX: u32 = 128;
 pub const HEAD_BYTES_MAX: usize = 16 << 10;
 /// Bytes of answers that wait for their readers, over all connections: beyond it, answers are refused.
 pub const ANSWER_BYTES_MAX: usize = 256 << 20;
+
+/// Connections that wait to be taken, as far as the system allows: beyond it, clients wait a second before they try again.
+const BACKLOG: u32 = 4096;
 
 /// What a client may make the server hold, and how long it may make it wait.
 #[derive(Clone, Copy, Debug)]
@@ -108,7 +111,7 @@ impl Server {
     /// Listens on `address` and serves `router` there; the address it really has.
     pub async fn listen(&self, address: SocketAddr, router: Router) -> Result<SocketAddr, ServerError> {
         let failed = |error| ServerError { address, error };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let listener = bind(address).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         tokio::spawn(accept::run(listener, Arc::clone(&self.shared), router));
         Ok(address)
@@ -133,6 +136,13 @@ impl Server {
     pub fn connections(&self) -> usize {
         self.shared.limits.connections_max.saturating_sub(self.shared.connections.available_permits())
     }
+}
+
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?; // after a restart, connections of the last run may still be known to the system
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 impl Drop for Server {

@@ -16,7 +16,10 @@ use super::{
     resolved::{Access, Cookie, Http, HttpTls, Ingest, Listen, Pseudonyms, SameSite, Source},
     sections::named,
 };
-use crate::access::{IpPolicy, Role, Roles, TokenHash};
+use crate::{
+    access::{IpPolicy, Role, Roles, TokenHash},
+    server::Tls,
+};
 
 /// Most `[access.NAME]`, and most `[source.NAME]`: each token that comes in is compared with all of them.
 pub(super) const ACCESS_MAX: usize = 200;
@@ -73,7 +76,14 @@ fn read_tls(r: &mut Reader<'_>, s: &Section<'_>) -> Option<HttpTls> {
         let help = "write tls = { cert = \"server.pem\", key = \"server.key\" }";
         r.relation(s.span(), "[http] tls: it takes a certificate and its key", help);
     }
-    Some(HttpTls { cert: cert?, key: key?, client_ca })
+    let (cert, key) = (cert?, key?);
+    if client_ca.is_some() == s.has("client_ca")
+        && let Err(error) = Tls::load(&cert, &key, client_ca.as_deref())
+    {
+        r.problem(s.span(), error.to_string(), "name files in PEM that belong together");
+        return None;
+    }
+    Some(HttpTls { cert, key, client_ca })
 }
 
 pub(super) fn read_ingest(r: &mut Reader<'_>, s: &Section<'_>) -> Option<Ingest> {

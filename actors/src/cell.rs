@@ -357,7 +357,7 @@ impl Cell {
         };
         self.owes = false;
         let due = core.waiting().timers.next_due();
-        let in_store = if core.waiting().look_ups.is_empty() { due } else { Some(Timestamp(0)) };
+        let in_store = stored.as_ref().and_then(|(_, version)| record::next_due_of(version));
         self.stored_due = (!is_after_crash).then_some(in_store);
         // The partition has read what the store says. Told again where that may be wrong.
         self.told_due = (!is_after_crash && due.is_none()).then_some(None);
@@ -738,6 +738,12 @@ impl Cell {
     /// Whether an answer is due that [`Cell::collect_answer`] could not give yet.
     pub fn is_answer_due(&self) -> bool {
         self.unpublished_since.is_some()
+    }
+
+    /// Whether everything of this key up to `seq` that the cell was given has been taken for publication.
+    pub fn has_given(&self, seq: u64) -> bool {
+        let next = self.inbox.front().map(Waiting::seq).into_iter().chain(self.parked.front().copied());
+        !self.owes && !self.is_answer_due() && next.min().is_none_or(|next| next > seq)
     }
 
     /// The cell is, or is no longer, in its shard's list of due answers.

@@ -9,6 +9,7 @@ pub mod dead_letters;
 pub mod embedded;
 mod engine_client;
 pub mod faces;
+pub mod features;
 pub mod front_door;
 pub mod generate;
 pub mod homes;

@@ -7,6 +7,7 @@ use axum::Router;
 
 use crate::{
     access::Gatekeeper,
+    faces,
     server::{Limits, Server, Tls, connections_within},
     topology::{Listen, Topology},
 };
@@ -80,7 +81,7 @@ impl Listening {
         }
         let mut addresses = http.listen;
         for (address, router, names) in groups {
-            let real = server.listen(address, router).await?;
+            let real = server.listen(address, faces::fallback::add(router)).await?;
             if !real.ip().to_canonical().is_loopback() && http.tls.is_none() && !topology.access.is_empty() {
                 tracing::warn!(%real, "tokens come in clear text here: set tls in [http], or let a proxy before it encrypt");
             }

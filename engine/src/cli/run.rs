@@ -19,6 +19,7 @@ use crate::{
     access::{self, Gatekeeper, Rules},
     dead_letters::Desk,
     faces::{self, View},
+    features::{FeatureReader, Sources},
     front_door::{self, Acceptor, FrontDoor, Limits, admission::Admissions},
     homes::{self, OWNER_FILE},
     keys::Inspector,
@@ -62,9 +63,10 @@ pub async fn run(topology: Topology, engine: &Engine) -> anyhow::Result<()> {
     let factory = Arc::clone(&running.factory);
     let inspector = Inspector::new(Arc::clone(&log), Arc::clone(&store), keys, partitions, factory);
     let desk = Desk::new(log, store, key_paths(&topology), topology.engine.partitions, Arc::new(SystemClock));
+    let reader = Arc::new(feature_reader(&running));
     let faces = Faces {
         ingest: front_door::http::routes(door),
-        features: faces::features::routes(Arc::clone(&view)),
+        features: faces::features::routes(Arc::clone(&reader)).merge(faces::feast::routes(reader)),
         admin: faces::health::routes(Arc::clone(&view))
             .merge(faces::metrics::routes(Arc::clone(&view)))
             .merge(faces::dead_letters::routes(desk))
@@ -152,6 +154,15 @@ pub fn acceptor(topology: &Topology, log_max: usize) -> Acceptor {
         partitions: topology.engine.partitions,
         event_bytes_max: event_max.min(log_max),
     }
+}
+
+fn feature_reader(running: &Running) -> FeatureReader {
+    FeatureReader::new(Sources {
+        statuses: running.statuses.clone(),
+        cache: Arc::clone(&running.cache),
+        store: Arc::clone(&running.homes.homes.store),
+        factory: Arc::clone(&running.factory),
+    })
 }
 
 fn front_door(topology: &Topology, running: &Running, rules: &Arc<Rules>) -> FrontDoor {

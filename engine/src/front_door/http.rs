@@ -18,6 +18,7 @@ use http_body_util::BodyExt;
 use super::{
     batch::{Answer, FrontDoor},
     decode::Encoding,
+    envelope::RequestHeaders,
     gate::Hold,
     observe,
     refusal::Refusal,
@@ -33,12 +34,18 @@ pub fn routes(door: Arc<FrontDoor>) -> Router {
 
 async fn events(State(door): State<Arc<FrontDoor>>, request: Request) -> Response {
     let started = Instant::now();
+    let wants_places = wants_places(request.uri().query().unwrap_or_default());
     let response = match take(&door, request).await {
-        Ok(answer) => answered(&answer),
+        Ok(answer) => answered(&answer, wants_places),
         Err(refusal) => refused(&refusal),
     };
     observe::answered(response.status().as_u16(), started.elapsed());
     response
+}
+
+/// `?seq=true`: the answer says where the events are in the log, for those who will read what they wrote.
+fn wants_places(query: &str) -> bool {
+    form_urlencoded::parse(query.as_bytes()).any(|(name, value)| name == "seq" && (value == "true" || value == "1"))
 }
 
 async fn wrong_method() -> Response {
@@ -62,7 +69,8 @@ async fn take(door: &FrontDoor, request: Request) -> Result<Answer, Refusal> {
     let body = tokio::time::timeout(limits.body_timeout, read).await;
     let body = body.map_err(|_| Refusal::Slow(limits.body_timeout.as_secs()))??;
     let credentials = door.admissions().credentials(&head);
-    door.submit_from(credentials, body, encoding, hold).await
+    let envelope = door.key_paths().note(&RequestHeaders(&head.headers));
+    door.submit_from(credentials, envelope, body, encoding, hold).await
 }
 
 fn encoding(headers: &HeaderMap) -> Result<Encoding, Refusal> {
@@ -105,9 +113,9 @@ async fn read_body(mut body: Body, announced: usize, limit: usize, hold: &mut Ho
     Ok(if whole.is_empty() { first } else { whole.freeze() })
 }
 
-fn answered(answer: &Answer) -> Response {
+fn answered(answer: &Answer, with_places: bool) -> Response {
     let code = if answer.is_all_rejected() { StatusCode::BAD_REQUEST } else { StatusCode::OK };
-    json(code, answer.to_json())
+    json(code, if with_places { answer.to_json_with_places() } else { answer.to_json() })
 }
 
 fn refused(refusal: &Refusal) -> Response {
@@ -157,8 +165,11 @@ mod tests {
 
     impl Face {
         async fn open(limits: Limits) -> Self {
-            let log = Arc::new(MemoryLog::default());
-            let acceptor = Acceptor { keys: KeyPaths::new(["k"]), partitions: 1, event_bytes_max: 1_000 };
+            Self::over(Arc::default(), KeyPaths::new(["k"]), limits).await
+        }
+
+        async fn over(log: Arc<MemoryLog>, keys: KeyPaths, limits: Limits) -> Self {
+            let acceptor = Acceptor { keys, partitions: 1, event_bytes_max: 1_000 };
             let door = Arc::new(FrontDoor::new(acceptor, Arc::<MemoryLog>::clone(&log), Arc::new(SystemClock), limits));
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
             let address = format!("http://{}{EVENTS_PATH}", listener.local_addr().expect("bound"));
@@ -200,6 +211,27 @@ mod tests {
         let (code, answer) = face.post("{\"x\":1}").await;
         assert_eq!((code, &answer["accepted"], &answer["rejected"][0]["index"]), (400, &0.into(), &0.into()));
         assert_eq!(face.log.records()[&0].len(), 3);
+        let asking = Face { address: format!("{}?seq=true", face.address), ..face };
+        let (_, answer) = asking.post("{\"k\":\"u\",\"event_id\":\"3\"}").await;
+        assert_eq!(answer["seq"], serde_json::json!({"partition": 0, "seq": 4}), "{answer}");
+        assert_eq!((&answer["min_seq"], &answer["accepted"]), (&serde_json::json!({"0": 4}), &1.into()));
+        let (_, answer) = asking.post("{\"k\":\"u\",\"event_id\":\"3\"}").await;
+        assert_eq!(
+            (&answer["seq"], &answer["duplicates"]),
+            (&serde_json::Value::Null, &1.into()),
+            "not known any more"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_header_can_say_the_key() {
+        let log = Arc::new(MemoryLog::default());
+        let keys = KeyPaths::new(["k", "header:Content-Type"]);
+        let face = Face::over(log, keys, Limits::default()).await;
+        assert_eq!(face.post("{\"event_id\":\"1\"}\n{\"k\":\"u\",\"event_id\":\"2\"}").await.0, 200);
+        let records = face.log.records();
+        let keys: Vec<_> = records[&0].iter().map(|record| &record.key[..]).collect();
+        assert_eq!(keys, [&b"text/plain"[..], b"u"]);
     }
 
     #[tokio::test]

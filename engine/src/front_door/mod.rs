@@ -7,6 +7,7 @@ pub mod accept;
 pub mod admission;
 pub mod batch;
 pub mod decode;
+pub mod envelope;
 pub mod gate;
 pub mod http;
 pub mod ids;
@@ -17,5 +18,5 @@ pub mod split;
 pub(crate) mod test_log;
 
 pub use accept::{Accepted, Acceptor, Rejection};
-pub use batch::{Answer, FrontDoor, Limits, Rejected};
+pub use batch::{Answer, FrontDoor, Limits, Place, Places, Rejected};
 pub use refusal::Refusal;

@@ -41,6 +41,8 @@ pub struct Topology {
     pub cut_age: String,
     /// Lines added to `[log]`.
     pub log: String,
+    /// Lines added to `[http]`.
+    pub http: String,
     /// Lines added to `[sessions]`.
     pub sessions: String,
     /// Appended as it is.
@@ -104,6 +106,7 @@ checkpoint_every = "{checkpoint_every}"
 {lake}
 [http]
 listen = "127.0.0.1:{port}"
+{}
 [sessions]
 key = ["domain_userid"]
 handler = "{handler}"
@@ -114,6 +117,7 @@ cut = {{ rows = 1_000_000, bytes = "128MiB", age = "{cut_age}" }}
 {}
 "#,
             self.log,
+            self.http,
             self.sessions,
             self.more,
             partitions = self.partitions.max(1),

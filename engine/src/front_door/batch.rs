@@ -162,11 +162,11 @@ impl FrontDoor {
         Self {
             desk: Arc::new(Desk {
                 acceptor,
-                admissions: Admissions::default(),
                 clock,
                 ids: IdSource::new(),
                 body_bytes_max,
                 events_max: limits.events_max,
+                admissions: Admissions::default(),
             }),
             log,
             gate,
@@ -175,9 +175,10 @@ impl FrontDoor {
         }
     }
 
-    /// With these rules by which senders come in, instead of none.
+    /// Lets senders in by these rules, instead of everybody.
+    #[must_use]
     pub fn with_admissions(mut self, admissions: Admissions) -> Self {
-        let desk = Arc::get_mut(&mut self.desk).expect("a door is shared when it is complete");
+        let desk = Arc::get_mut(&mut self.desk).expect("nobody else has a door that was not opened yet");
         desk.admissions = admissions;
         self
     }
@@ -190,6 +191,11 @@ impl FrontDoor {
     /// The cookie of Snowplow's trackers.
     pub fn cookie(&self) -> Option<&CollectorCookie> {
         self.cookie.as_ref()
+    }
+
+    /// The rules by which senders come in.
+    pub fn admissions(&self) -> &Admissions {
+        &self.desk.admissions
     }
 
     /// The limits in force.

@@ -2,9 +2,8 @@
 //!
 //! CPU-bound, without I/O: runs on blocking threads where it takes long. Not here: the way to the log, see [`super::batch`].
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, ops::Range, sync::Arc};
 
-use axum::http::header;
 use bytes::Bytes;
 use keyloom_actors::{
     dead_letter::Reason,
@@ -80,15 +79,9 @@ impl Desk {
         let (now, protocol) = (self.clock.now(), wire.protocol());
         let outline = protocols::read(&wire, &body, &head, self.events_max)?;
         let admission = {
-            let (basic_user, app_id) = (head.basic_user(), outline.app_id());
-            let claims = Claims {
-                bearer: head.bearer(),
-                write_key: basic_user.as_deref().or(outline.write_key()),
-                app_id: app_id.as_deref(),
-                origin: head.text(header::ORIGIN),
-                certificate_names: &head.certificate_names,
-                address: head.address,
-            };
+            let (said, app_id) = (Claims::from(&head.credentials), outline.app_id());
+            let write_key = said.write_key.or(outline.write_key());
+            let claims = Claims { write_key, app_id: app_id.as_deref(), ..said };
             self.admissions.admit(&claims, outline.events())?
         };
         observe::came_in(protocol, outline.events());
@@ -101,25 +94,45 @@ impl Desk {
                 (body.clone(), Box::new(outline.into_places().into_iter().map(as_sent)))
             }
         };
+        let privacy = &admission.privacy;
         let envelope = self.acceptor.keys.note(&RequestHeaders(&head.headers));
         let mut judged = Judged::default();
         for (index, DecodedEvent { place, sent }) in events.enumerate() {
             let mut new_id = || self.ids.next(now);
-            let written = place.as_ref().ok().cloned();
-            let fields = &mut judged.fields;
             // The one place where an event of whatever protocol passes before it becomes a record: what the admission makes
             // private is made so before, and what a schema refuses is refused behind.
-            let judgement = place.and_then(|place| {
-                self.acceptor.accept_slice_from(envelope.as_deref(), &text, place, fields, now, &mut new_id)
+            let written = place.map(|place| match privacy.apply_json(&text[place.clone()], protocol.is_tracker()) {
+                Cow::Borrowed(_) => Ok(place),
+                Cow::Owned(changed) => Err(Bytes::from(changed)),
             });
+            let fields = &mut judged.fields;
+            let judgement = match &written {
+                Ok(Ok(place)) => {
+                    self.acceptor.accept_slice_from(envelope.as_deref(), &text, place.clone(), fields, now, &mut new_id)
+                }
+                Ok(Err(changed)) => {
+                    let (all, own) = (0..changed.len(), &mut Vec::new());
+                    let judged =
+                        self.acceptor.accept_slice_from(envelope.as_deref(), changed, all, own, now, &mut new_id);
+                    judged.map(|(accepted, _)| (accepted, None))
+                }
+                Err(rejection) => Err(rejection.clone()),
+            };
             match judgement {
                 Ok((accepted, found)) => judged.accept(accepted, found),
                 Err(rejection) if !protocol.is_tracker() => judged.reject(index, &rejection),
                 Err(rejection) => {
                     let sent = body.get(sent).unwrap_or_default();
-                    let letter = match written.filter(|_| rejection.reason == Reason::NoKey) {
-                        Some(written) => Ok(keyless(text.slice(written), sent)),
-                        None => self.dead_letter(protocol, &rejection, sent, now),
+                    let written =
+                        written.ok().map(|place| place.map_or_else(|changed| changed, |place| text.slice(place)));
+                    let letter = match written {
+                        Some(written) if rejection.reason == Reason::NoKey => Ok(keyless(written, sent)),
+                        // What the source wants to be a pseudonym must not stand beside it in the clear.
+                        Some(written) if privacy.has_pseudonyms() => {
+                            self.dead_letter(protocol, &rejection, &written, now)
+                        }
+                        None if privacy.has_pseudonyms() => self.dead_letter(protocol, &rejection, b"", now),
+                        _ => self.dead_letter(protocol, &rejection, sent, now),
                     };
                     match letter {
                         Ok(letter) => {

@@ -3,12 +3,12 @@
 //! Reads bodies within the limits and words the answers. What the events are is for [`super::batch`] to say; how trackers want
 //! to be answered, for [`super::tracker_http`].
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use axum::{
     Router,
     body::Body,
-    extract::{ConnectInfo, Request, State},
+    extract::{Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
     response::Response,
     routing::post,
@@ -22,9 +22,10 @@ use super::{
     gate::Hold,
     observe,
     protocols::{Head, Wire},
-    refusal::{RETRY_AFTER_SECONDS, Refusal},
+    refusal::Refusal,
     tracker_http,
 };
+use crate::access::Peer;
 
 /// The address of the front door's own format.
 pub const EVENTS_PATH: &str = "/v1/events";
@@ -70,7 +71,7 @@ pub(super) async fn take(
     let (parts, body) = request.into_parts();
     let encoding = encoding(&parts.headers)?;
     let (body, hold) = receive(door, &parts.headers, body).await?;
-    let mut head = head(parts);
+    let mut head = head(door, parts);
     complete(&mut head);
     // A CloudEvent may be all in its headers; in every other protocol the events are in the body.
     if body.is_empty() && wire != Wire::CloudEvents {
@@ -94,10 +95,10 @@ pub(super) async fn receive(door: &FrontDoor, headers: &HeaderMap, body: Body) -
 }
 
 /// What a request says beside its body, and what its connection says of it.
-pub(super) fn head(parts: Parts) -> Head {
-    let address = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
+pub(super) fn head(door: &FrontDoor, parts: Parts) -> Head {
+    let credentials = door.admissions().credentials(&parts.headers, parts.extensions.get::<Peer>());
     let query = parts.uri.query().unwrap_or_default().to_owned();
-    Head { headers: parts.headers, query, address, ..Head::default() }
+    Head { headers: parts.headers, query, credentials, ..Head::default() }
 }
 
 fn encoding(headers: &HeaderMap) -> Result<Encoding, Refusal> {
@@ -150,8 +151,11 @@ pub(super) fn answered(answer: &Answer, with_places: bool) -> Response {
 pub(super) fn refused(refusal: &Refusal) -> Response {
     let code = StatusCode::from_u16(refusal.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = json(code, refusal.to_json());
-    if refusal.passes() {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+    if let Some(seconds) = refusal.retry_after() {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if refusal.code() == 401 {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"keyloom\""));
     }
     if matches!(refusal, Refusal::Encoding) {
         // RFC 9110: tells the client what would have been understood.

@@ -32,9 +32,8 @@ pub struct Claims<'a> {
 pub struct Admission {
     /// The address to stamp on events of trackers, already as private as the source wants it; `None`: stamp none.
     pub stamped_address: Option<String>,
-    /// What is done to each event on the way in. Trackers' events in our form: [`Privacy::apply`], once. Events of our own
-    /// format, as slices: [`Privacy::apply_json`], which copies only where something changes; ask
-    /// [`Privacy::keeps_json`] once per request.
+    /// What is done to each event on the way in: [`Privacy::rewriting`] for JSON text, [`Privacy::apply`] for a tracker's
+    /// event as values; one of them, once. If it [`Privacy::hides`], nothing is kept as it was sent.
     pub privacy: Privacy,
 }
 

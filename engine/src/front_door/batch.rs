@@ -340,7 +340,7 @@ impl Desk {
             return Err(Refusal::TooMany(self.events_max));
         }
         let Admission { privacy, .. } = self.admissions.admit(&sender.into(), ranges.len())?;
-        let keeps = privacy.keeps_json();
+        let rewriting = privacy.rewriting(false);
         let now = self.clock.now();
         let mut new_id = || self.ids.next(now);
         let mut fields = Vec::new();
@@ -348,9 +348,8 @@ impl Desk {
         let mut answer = Answer::default();
         let mut last = None;
         for (index, range) in ranges.into_iter().enumerate() {
-            let changed = if keeps { Cow::Borrowed(&body[..0]) } else { privacy.apply_json(&body[range.clone()]) };
             let acceptor = &self.acceptor;
-            let judgement = match changed {
+            let judgement = match rewriting.apply(&body[range.clone()]) {
                 Cow::Borrowed(_) => acceptor.accept_slice_from(envelope, &body, range, &mut fields, now, &mut new_id),
                 Cow::Owned(event) => {
                     let (event, own) = (Bytes::from(event), &mut Vec::new());

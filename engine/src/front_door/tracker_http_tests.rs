@@ -138,6 +138,8 @@ async fn a_pixel_is_a_picture_that_nobody_keeps() {
     assert!(answer.header("cache-control").is_some_and(|value| value.contains("no-store")));
     assert!(answer.body.starts_with(b"GIF89a\x01\x00\x01\x00") && answer.body.ends_with(b";"));
     let event = &face.events()[0];
+    let cookie = answer.header("set-cookie").and_then(|cookie| cookie.strip_prefix("sp=")).expect("a cookie");
+    assert!(event["network_userid"].as_str().is_some_and(|id| cookie.starts_with(&format!("{id};"))), "{event}");
     assert_eq!((&event["page_title"], &event["useragent"]), (&json!("a b"), &json!("Mozilla/5.0")));
     let empty = face.send("GET", "/i", &[], "").await;
     assert_eq!((empty.code, empty.json()["hint"].is_string()), (400, true));

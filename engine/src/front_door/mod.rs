@@ -13,6 +13,8 @@ pub mod http;
 pub mod ids;
 pub mod observe;
 pub mod refusal;
+pub mod schema;
+mod schema_place;
 pub mod split;
 #[cfg(test)]
 pub(crate) mod test_log;

@@ -25,7 +25,7 @@ const TIB: u64 = 1 << 40;
 pub(super) const VERSION: u64 = 1;
 
 /// Sections that later versions will know.
-pub(super) const RESERVED: [&str; 5] = ["source", "identity", "model", "ingest", "admin"];
+pub(super) const RESERVED: [&str; 4] = ["source", "identity", "model", "admin"];
 
 /// Kinds of value.
 #[derive(Clone, Copy)]
@@ -301,6 +301,18 @@ pub(super) const HTTP: Section = Section {
     ],
 };
 
+/// `[ingest]`
+pub(super) const INGEST: Section = Section {
+    name: "ingest",
+    about: "The front door.",
+    keys: &[key(
+        "schemas",
+        Kind::Path,
+        "schemas",
+        "A folder of JSON Schemas, NAME.json for the events of that name: what does not fit is refused (default: none).",
+    )],
+};
+
 /// `[sessions]`
 pub(super) const SESSIONS: Section = Section {
     name: "sessions",
@@ -454,7 +466,7 @@ pub(super) const TABLE: Section = Section {
 };
 
 /// The sections whose keys are fixed and that appear once.
-pub(super) const SECTIONS: [&Section; 8] = [&ENGINE, &LOG, &STORE, &LAKE, &NATS, &HTTP, &SESSIONS, &FEATURES];
+pub(super) const SECTIONS: [&Section; 9] = [&ENGINE, &LOG, &STORE, &LAKE, &NATS, &HTTP, &INGEST, &SESSIONS, &FEATURES];
 
 /// Sections that appear once for each name below them.
 pub(super) const NAMED_SECTIONS: [&str; 3] = ["handler", "feature", "table"];

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time
 use keyloom_actors::features;
 
 use super::Secret;
+use crate::front_door::schema::Schemas;
 
 /// A whole topology.
 #[derive(Clone, PartialEq, Debug)]
@@ -25,6 +26,8 @@ pub struct Topology {
     pub nats: Option<Nats>,
     /// `[http]`
     pub http: Http,
+    /// `[ingest] schemas`
+    pub schemas: Option<Arc<Schemas>>,
     /// `[sessions]`
     pub sessions: Sessions,
     /// `[handler.NAME]`: the configuration of each handler by name, as given.

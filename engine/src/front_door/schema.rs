@@ -14,7 +14,10 @@ use jsonschema::{PatternOptions, Registry, ValidationError, Validator};
 use keyloom_actors::key_paths::Gate;
 use serde_json::Value;
 
-use super::schema_place::{self, Parts};
+use super::{
+    depth,
+    schema_place::{self, Parts},
+};
 
 /// Most schemas.
 pub const SCHEMAS_MAX: usize = 1_000;
@@ -122,7 +125,7 @@ impl Schemas {
 impl Gate for Schemas {
     fn check(&self, event: &str, json: &str) -> Result<(), String> {
         let Some(validator) = self.validators.get(event) else { return Ok(()) };
-        if depth(json.as_bytes()) > DEPTH_MAX {
+        if !depth::is_within(json, DEPTH_MAX) {
             return Err(format!("it is nested deeper than {DEPTH_MAX} levels"));
         }
         let value: Value = serde_json::from_str(json).map_err(|error| format!("it cannot be read: {error}"))?;
@@ -175,25 +178,6 @@ fn cut(text: &str, bytes_max: usize) -> String {
     }
     let end = (0..=bytes_max).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     format!("{}...", &text[..end])
-}
-
-/// How deep `json` is nested; of what is no JSON, any number.
-fn depth(json: &[u8]) -> usize {
-    let (mut now, mut deepest, mut in_text, mut escaped) = (0usize, 0, false, false);
-    for byte in json {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_text => escaped = true,
-            b'"' => in_text = !in_text,
-            b'{' | b'[' if !in_text => {
-                now += 1;
-                deepest = deepest.max(now);
-            }
-            b'}' | b']' if !in_text => now = now.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
 }
 
 #[cfg(test)]
@@ -322,18 +306,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn depth_is_that_of_the_value(value in json()) {
-            fn deep(value: &Value) -> usize {
-                match value {
-                    Value::Array(items) => 1 + items.iter().map(deep).max().unwrap_or(0),
-                    Value::Object(members) => 1 + members.values().map(deep).max().unwrap_or(0),
-                    _ => 0,
-                }
-            }
-            prop_assert_eq!(depth(value.to_string().as_bytes()), deep(&value));
-        }
-
         #[test]
         fn no_text_breaks_the_gate(text in "\\PC{0,80}", schema in json()) {
             if let Ok(schemas) = compile(&[("e", &schema.to_string())]) {

@@ -15,6 +15,7 @@ use keyloom_actors::{
     event::{EventBatch, KeyPaths},
     feature_cache::FeatureCache,
     handler::LogicFactory,
+    key_paths::Gate,
     partition::PartitionPlan,
     ports::Homes,
     record::Follows,
@@ -114,9 +115,10 @@ impl Witness {
     }
 }
 
-/// How keys are found, as the topology says.
+/// How keys are found and what events must fit, as the topology says.
 pub fn key_paths(topology: &Topology) -> KeyPaths {
-    KeyPaths::new(&topology.sessions.key).with_fallback(topology.sessions.key_fallback.as_deref())
+    let gate = topology.schemas.clone().map(|schemas| schemas as Arc<dyn Gate>);
+    KeyPaths::new(&topology.sessions.key).with_fallback(topology.sessions.key_fallback.as_deref()).with_gate(gate)
 }
 
 impl Running {

@@ -20,7 +20,11 @@ use crate::{
     dead_letters::Desk,
     faces::{self, View},
     features::{FeatureReader, Sources},
-    front_door::{self, Acceptor, FrontDoor, Limits, admission::Admissions},
+    front_door::{
+        self, Acceptor, FrontDoor, Limits,
+        admission::Admissions,
+        protocols::cookie::{CollectorCookie, SameSite},
+    },
     grpc::{self, KeyMember},
     homes::{self, OWNER_FILE},
     keys::Inspector,
@@ -189,6 +193,19 @@ fn front_door(topology: &Topology, running: &Running, rules: &Arc<Rules>) -> Fro
         Limits { body_bytes_max: body_max, events_max, in_flight_bytes_max: in_flight_max, ..Limits::default() },
     )
     .with_admissions(Admissions::new(Arc::clone(rules)))
+    .with_cookie(collector_cookie(&topology.ingest.cookie))
+}
+
+fn collector_cookie(wanted: &topology::Cookie) -> Option<CollectorCookie> {
+    let topology::Cookie { enabled, name, max_age, secure, same_site, domain } = wanted.clone();
+    let same_site = match same_site {
+        topology::SameSite::None => SameSite::None,
+        topology::SameSite::Lax => SameSite::Lax,
+        topology::SameSite::Strict => SameSite::Strict,
+    };
+    let cookie =
+        CollectorCookie { name, expires_after: max_age, domain, same_site, secure, ..CollectorCookie::default() };
+    enabled.then_some(cookie)
 }
 
 async fn wait_until_running(running: &mut Running) -> anyhow::Result<()> {

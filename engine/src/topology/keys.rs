@@ -404,6 +404,12 @@ pub(super) const INGEST: Section = Section {
             "{ enabled = true, name = \"sp\" }",
             "The cookie by which Snowplow trackers know a browser again.",
         ),
+        key(
+            "schemas",
+            Kind::Path,
+            "schemas",
+            "A folder of JSON Schemas, NAME.json for the events of that name: what does not fit is refused (default: none).",
+        ),
     ],
 };
 

@@ -16,6 +16,7 @@ mod problems;
 mod reader;
 mod resolved;
 mod schema;
+mod schemas;
 mod secret;
 mod sections;
 mod syntax;
@@ -151,6 +152,7 @@ fn understand(r: &mut Reader<'_>, root: &DeTable<'_>, path: &Path, handlers: &dy
         sessions: parts.sessions.value?,
         handlers: parts.handlers,
         features: parts.features?,
+        schemas: parts.schemas?,
         tables: parts.tables,
     })
 }

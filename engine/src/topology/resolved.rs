@@ -9,6 +9,7 @@ use keyloom_actors::features;
 
 use super::Secret;
 use crate::access::{self, IpPolicy, Roles, TokenHash};
+use crate::front_door::schema::Schemas;
 
 /// A whole topology.
 #[derive(Clone, PartialEq, Debug)]
@@ -33,6 +34,8 @@ pub struct Topology {
     pub access: BTreeMap<String, Access>,
     /// `[source.NAME]` by name.
     pub sources: BTreeMap<String, Source>,
+    /// `[ingest] schemas`
+    pub schemas: Option<Arc<Schemas>>,
     /// `[sessions]`
     pub sessions: Sessions,
     /// `[handler.NAME]`: the configuration of each handler by name, as given.

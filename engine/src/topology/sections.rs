@@ -1,6 +1,6 @@
 //! From sections to the parts of a topology, one function each; what must hold between parts is in `check.rs`.
 
-use std::{collections::BTreeMap, ops::Range, time::Duration};
+use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
 use toml::de::{DeTable, DeValue};
 
@@ -11,8 +11,10 @@ use super::{
     problems::quoted,
     reader::{Field, Reader, Section, field, found},
     resolved::*,
-    tables,
+    schemas, tables,
 };
+
+use crate::front_door::schema::Schemas;
 
 /// What a log keeps when the file does not say, by age ...
 const RETENTION_AGE: Duration = Duration::from_secs(7 * 86_400);
@@ -46,6 +48,7 @@ pub(super) struct Parts<'a> {
     pub(super) sessions: Part<'a, Sessions>,
     pub(super) handlers: BTreeMap<String, serde_json::Value>,
     pub(super) features: Option<DeclaredFeatures>,
+    pub(super) schemas: Option<Option<Arc<Schemas>>>,
     pub(super) windows: Vec<Windowed>,
     pub(super) feature_names: Vec<(String, Range<usize>)>,
     pub(super) tables: BTreeMap<String, Table>,
@@ -92,6 +95,7 @@ pub(super) fn read<'a>(r: &mut Reader<'_>, root: &'a DeTable<'a>, catalog: &dyn 
         sources: guests.sources,
         handlers: handlers::read(r, root, catalog),
         features,
+        schemas: schemas::read(r, &ingest),
         windows,
         feature_names,
         tables: tables::read(r, root, catalog, &sessions, sessions_value.as_ref().map(|s| s.handler.as_str())),

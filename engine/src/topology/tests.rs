@@ -120,6 +120,7 @@ fn the_quick_start_resolves_exactly() {
             },
             handlers: [("session-features".to_owned(), json!({ "session_gap": "30m" }))].into(),
             features: DeclaredFeatures::default(),
+            schemas: None,
             tables: [("raw_events".to_owned(), Table { from: TableFrom::Events, cut })].into(),
         }
     );
@@ -242,6 +243,12 @@ const CASES: &[(&str, &str, &str, &str)] = &[
     ("[log];retention = { aeg = \"7d\" }", "3:15", "[log] retention: unknown key \"aeg\"", "did you mean age?"),
     ("[table.x];cut = { row = 1 }", "3:9", "[table.x] cut: unknown key \"row\"", "did you mean rows?"),
     ("[model.x]", "2:2", "[model] is reserved for a later version", "remove it"),
+    (
+        "[ingest];schemas = \"none\"",
+        "3:11",
+        "[ingest] schemas: conf/none cannot be read",
+        "NAME.json for each event name",
+    ),
     ("[identity]", "2:2", "[identity] is reserved for a later version", "remove it"),
     // types and units
     ("engine = 3", "2:1", "engine is a section, found the number 3", "write [engine] on a line"),
@@ -769,6 +776,27 @@ fn files_it_refers_to_are_found_beside_it_and_must_be_private() {
     assert!(told.contains("t.toml:5:18: [nats] creds: everyone on this machine may read"), "{told}");
     assert!(told.contains("t.toml:6:32: [nats] tls.key: everyone on this machine may read"), "{told}");
     assert!(told.contains("run: chmod o-r"), "{told}");
+}
+
+#[test]
+fn schemas_of_events_are_compiled_and_bad_ones_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (topology, schemas) = (folder.path().join("t.toml"), folder.path().join("schemas"));
+    std::fs::write(&topology, "version = 1\n[ingest]\nschemas = \"schemas\"\n").unwrap();
+    std::fs::create_dir_all(schemas.join("folder.json")).unwrap();
+    std::fs::write(schemas.join("README.md"), "no schema").unwrap();
+    std::fs::write(schemas.join("order completed.json"), r#"{"required":["price"]}"#).unwrap();
+    let good = load(&topology, &Catalog).expect("valid").schemas.expect("given");
+    assert_eq!(good.len(), 1);
+    std::fs::write(schemas.join("a.json"), r#"{"type":"strange"}"#).unwrap();
+    std::fs::write(schemas.join("b.json"), "{").unwrap();
+    std::fs::write(schemas.join("large.json"), " ".repeat(300 << 10)).unwrap();
+    let told = load(&topology, &Catalog).expect_err("three are bad").render(false);
+    for text in
+        ["t.toml:3:11: [ingest] schemas: a.json: ", "b.json: not JSON", "large.json: it has", "correct this schema"]
+    {
+        assert!(told.contains(text), "{text}: {told}");
+    }
 }
 
 #[test]

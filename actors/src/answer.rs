@@ -95,6 +95,37 @@ pub fn read(stored: &[u8], set: &FeatureSet, at: Timestamp) -> Option<Bytes> {
     Some(out.into())
 }
 
+/// What a stored answer says of itself, for those who pass it on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stored {
+    /// The partition that its key belongs to.
+    pub partition: u32,
+    /// Event time of the newest event in it.
+    pub event_time: Timestamp,
+    /// The last sequence in it.
+    pub seq: u64,
+    /// The answer without what only the engine can use: the values are those of its event time.
+    pub text: Bytes,
+}
+
+/// Looks into a stored answer; `None` when it is none.
+pub fn stored(answer: &Bytes) -> Option<Stored> {
+    #[derive(Deserialize)]
+    struct Facts<'a> {
+        partition: u32,
+        #[serde(borrow)]
+        event_time: std::borrow::Cow<'a, str>,
+        seq: u64,
+    }
+    let open = answer.strip_suffix(b"}")?;
+    let text = match decaying(open) {
+        Some((rest, _)) => [rest, b"}"].concat().into(),
+        None => answer.clone(),
+    };
+    let Facts { partition, event_time, seq } = serde_json::from_slice(&text).ok()?;
+    Some(Stored { partition, event_time: Timestamp::parse(&event_time)?, seq, text })
+}
+
 /// The last member of an answer if it is `decaying`, and everything before it.
 fn decaying(open: &[u8]) -> Option<(&[u8], Decaying<'_>)> {
     let at = memchr::memmem::rfind(open, DECAYING)?;
@@ -161,6 +192,22 @@ mod tests {
             );
             assert_eq!((&answer["key"], &answer["seq"]), (&"u \"1\"".into(), &7.into()));
             assert!(answer["decaying"].is_null() && answer["as_of"].is_string());
+        }
+    }
+
+    #[test]
+    fn a_stored_answer_says_where_it_belongs_and_how_far_it_came() {
+        let set = set();
+        for declared in [Some((&set, &state(&set))), None] {
+            let answer = stored(declared, |features| features.set("seq", &99));
+            let found = super::stored(&answer).expect("an answer");
+            assert_eq!((found.partition, found.event_time, found.seq), (3, AT, 7));
+            let mut expected = json(&answer);
+            expected.as_object_mut().expect("an object").remove("decaying");
+            assert_eq!(json(&found.text), expected);
+        }
+        for other in ["", "{}", "null", "{\"seq\":1}", "[1]"] {
+            assert_eq!(super::stored(&Bytes::from(other)), None, "{other}");
         }
     }
 

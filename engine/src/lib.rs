@@ -1,6 +1,8 @@
 //! The library behind the `keyloom` binary: the topology, the homes behind the ports, the faces and the tools.
 
 mod admin_client;
+mod aws;
+pub mod backend;
 mod builder;
 pub mod cases;
 mod cli;

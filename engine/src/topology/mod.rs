@@ -142,6 +142,7 @@ fn understand(r: &mut Reader<'_>, root: &DeTable<'_>, path: &Path, handlers: &dy
         log: parts.log.value?,
         store: parts.store.value?,
         lake: parts.lake.value?,
+        backend: parts.backend.value,
         nats: parts.nats.value,
         http: parts.http.value?,
         sessions: parts.sessions.value?,

@@ -275,7 +275,12 @@ impl Forward {
         let stored = self.stored.as_ref().map_or(0, |stored| stored.generation);
         let highest = stored.max(self.above).max(found.map_or(0, |mark| mark.generation));
         let next = (highest + 1).max(u64::try_from(now.0).unwrap_or(0));
-        let foreign = found.filter(|mark| known.as_ref().is_none_or(|known| mark.generation > known.generation));
+        // With another ttl or prefix the same place counts as another one; the mark there is still ours.
+        let is_foreign = |mark: &Mark| match &known {
+            Some(known) => mark.generation > known.generation,
+            None => mark.generation != stored,
+        };
+        let foreign = found.filter(is_foreign);
         if let Some(mark) = foreign {
             let since = self.other.filter(|(other, _)| *other == mark).map_or(now, |(_, since)| since);
             self.other = Some((mark, since));

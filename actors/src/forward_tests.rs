@@ -259,7 +259,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(5_000))]
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
     #[test]
     fn whatever_happens_the_backend_comes_to_have_what_the_store_has(
         ops in proptest::collection::vec(op(), 0..120),
@@ -330,6 +330,19 @@ fn a_checkpoint_is_complete_when_nothing_up_to_its_cut_is_outstanding() {
     assert!(matches!(forward.next(), Work::Put(_)));
     forward.put(&[Outcome::Failed(String::new()), Outcome::Failed(String::new())], Timestamp(12));
     assert_eq!(forward.due().and_then(|due| due.complete), Some(1));
+}
+
+#[test]
+fn with_another_ttl_everything_is_put_again_at_once() {
+    let generation = 50;
+    let stored = Progress { place: "with another ttl".to_owned(), generation, complete: Some(0), mark: None };
+    let mut forward = Forward::new(start(Some(stored)));
+    forward.begin(Some(Mark { generation, epoch: 1, count: 1, seq: 0 }), Timestamp(SECOND)).expect("it is ours");
+    let due = forward.due().cloned().expect("a record");
+    assert_eq!((due.place.as_str(), due.complete), (PLACE, None));
+    assert!(due.generation > generation, "or what is there would be as late as what is put");
+    forward.noted(due);
+    assert_eq!((forward.next(), forward.resyncs()), (Work::Read(None), 1));
 }
 
 #[test]

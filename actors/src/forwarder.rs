@@ -5,7 +5,10 @@
 
 use std::{
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,7 +17,7 @@ use futures_util::FutureExt;
 use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 
 use crate::{
-    backend::{BackendError, FeatureBackend, Outcome, Progress},
+    backend::{BackendError, FeatureBackend, Mark, Outcome, Progress, Put},
     budget::Backoff,
     forward::{Forward, Start, Work},
     key::{Key, hash_of},
@@ -32,6 +35,8 @@ const CALL_LIMIT: Duration = Duration::from_secs(30);
 const BEAT_EVERY: Duration = Duration::from_secs(10);
 /// How often the numbers are brought up to date while nothing happens.
 const SHOW_EVERY: Duration = Duration::from_secs(1);
+/// How often it is said that an answer cannot be put.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(30);
 /// Wait before a call is tried again; a random part of it, so that engines do not come back all at once.
 const CALL_BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(10));
 
@@ -61,7 +66,9 @@ struct Shared {
     /// Something was done.
     done: Notify,
     /// Calls fail.
-    fails: std::sync::atomic::AtomicBool,
+    fails: AtomicBool,
+    /// When it was last said that an answer cannot be put.
+    complained: Mutex<Option<Instant>>,
 }
 
 impl Forwarder {
@@ -76,7 +83,8 @@ impl Forwarder {
             forward: Mutex::new(Forward::new(start)),
             wake: Notify::new(),
             done: Notify::new(),
-            fails: Default::default(),
+            fails: AtomicBool::new(false),
+            complained: Mutex::new(None),
         });
         let task = tokio::spawn(Arc::clone(&shared).run());
         Self { shared, task }
@@ -114,7 +122,7 @@ impl Forwarder {
         let flushed = async {
             loop {
                 let done = self.shared.done.notified();
-                let fails = self.shared.fails.load(std::sync::atomic::Ordering::Relaxed);
+                let fails = self.shared.fails.load(Ordering::Relaxed);
                 if fails || self.shared.lock().is_complete() {
                     return;
                 }
@@ -163,7 +171,7 @@ impl Shared {
                 Work::Read(after) => self.read(after).await,
             };
             worked = Instant::now();
-            self.fails.store(done.is_err(), std::sync::atomic::Ordering::Relaxed);
+            self.fails.store(done.is_err(), Ordering::Relaxed);
             self.done.notify_waiters();
             match done {
                 Ok(()) => {
@@ -187,12 +195,7 @@ impl Shared {
         self.lock().begin(mark, self.clock.now())
     }
 
-    async fn put(
-        &self,
-        puts: &[crate::backend::Put],
-        from: Option<crate::backend::Mark>,
-        to: crate::backend::Mark,
-    ) -> Result<(), String> {
+    async fn put(&self, puts: &[Put], from: Option<Mark>, to: Mark) -> Result<(), String> {
         let began = Instant::now();
         let outcomes = match limited(self.backend.put(self.partition, puts, from, to)).await {
             Ok(outcomes) => outcomes,
@@ -216,7 +219,11 @@ impl Shared {
             Outcome::Unfit(reason) => Some((put, reason)),
             _ => None,
         });
-        if let Some((put, reason)) = unfit {
+        let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((put, reason)) = unfit
+            && complained.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY)
+        {
+            *complained = Some(Instant::now());
             let key = put.key.as_str();
             tracing::error!(
                 partition = self.partition,
@@ -225,6 +232,7 @@ impl Shared {
                 "an answer cannot be put into the feature backend"
             );
         }
+        drop(complained);
         self.lock().put(&outcomes, self.clock.now());
         let failed = outcomes.into_iter().find_map(|outcome| match outcome {
             Outcome::Failed(reason) => Some(reason),

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -26,6 +29,7 @@ pub struct Backend {
     held: Mutex<Held>,
     /// What it comes back with after it was killed.
     on_disk: Mutex<Held>,
+    puts: AtomicUsize,
 }
 
 #[derive(Clone, Default)]
@@ -50,6 +54,11 @@ impl Backend {
         lock(&self.held).mark
     }
 
+    /// Answers that were put so far, again and again included.
+    pub fn puts(&self) -> usize {
+        self.puts.load(Ordering::Relaxed)
+    }
+
     /// The answer of a key.
     pub fn answer(&self, key: &str) -> Option<Answer> {
         lock(&self.held).puts.get(&Key::new(key).expect("a key")).map(|put| Answer::parse(&put.answer))
@@ -61,6 +70,7 @@ impl Backend {
             return Err(BackendError::Moved);
         }
         held.mark = Some(to);
+        self.puts.fetch_add(puts.len(), Ordering::Relaxed);
         let put = |put: &Put| {
             let seq = Answer::parse(&put.answer).seq;
             if seq != put.version.seq {

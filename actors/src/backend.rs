@@ -21,7 +21,7 @@ pub struct Version {
     pub seq: u64,
     /// The owner that published it, or read it back from the store.
     pub epoch: u64,
-    /// Counts what this owner published; 0 for what it read back.
+    /// Counts what this owner published; what it reads back is as late as what it had published before it read.
     pub number: u64,
 }
 

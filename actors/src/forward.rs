@@ -101,6 +101,8 @@ pub struct Call {
 #[derive(Default)]
 struct Resync {
     after: Option<Bytes>,
+    /// What had been published when the page was asked for: what it shows is at least as new.
+    published: u64,
     ended: bool,
     /// Read, and not yet put.
     page: VecDeque<Put>,
@@ -252,6 +254,7 @@ impl Forward {
                 self.resync_is_next = false;
                 self.call_read();
             } else if !resync.ended {
+                resync.published = self.published;
                 return Work::Read(resync.after.clone());
             } else if resync.again {
                 self.start_resync();
@@ -351,9 +354,10 @@ impl Forward {
     pub fn read(&mut self, page: FeaturePage) {
         let (partition, generation, epoch) = (self.partition, self.generation, self.epoch);
         let Some(resync) = &mut self.resync else { return };
+        let number = resync.published;
         resync.page.extend(page.answers.into_iter().filter_map(|(key, answer)| {
             let stored = answer::stored(&answer).filter(|stored| stored.partition == partition)?;
-            let version = Version { generation, seq: stored.seq, epoch, number: 0 };
+            let version = Version { generation, seq: stored.seq, epoch, number };
             Some(Put { key, version, event_time: stored.event_time, answer: stored.text })
         }));
         (resync.after, resync.ended) = (page.next.clone(), page.next.is_none());

@@ -98,6 +98,8 @@ enum Fate {
 #[derive(Clone, Copy, Debug)]
 enum Op {
     Event(u64),
+    /// The session of this key starts again and says another answer at the same sequence.
+    Again(u64),
     Checkpoint,
     TakeNote,
     Note,
@@ -106,8 +108,12 @@ enum Op {
     Arrive(usize),
     Snapshot,
     Forget(usize),
-    Crash { keeps_zombie: bool },
-    PowerLoss { of_log: bool },
+    Crash {
+        keeps_zombie: bool,
+    },
+    PowerLoss {
+        of_log: bool,
+    },
 }
 
 impl World {
@@ -180,6 +186,11 @@ impl World {
                 self.log.push(at);
                 self.publish(at, self.log.len() as u64);
             }
+            Op::Again(at) => {
+                // Only behind the cut: what is in a checkpoint is not applied again.
+                let last = self.log.iter().rposition(|key| *key == at).filter(|last| *last as u64 >= self.store.cut);
+                last.into_iter().for_each(|last| self.publish(at, last as u64 + 1));
+            }
             Op::Checkpoint => {
                 (self.store.checkpoint, self.store.cut) = (self.store.checkpoint + 1, self.log.len() as u64);
                 self.on_disk = self.store.clone();
@@ -245,6 +256,7 @@ fn op() -> impl Strategy<Value = Op> {
     };
     prop_oneof![
         8 => (0..KEYS).prop_map(Op::Event),
+        2 => (0..KEYS).prop_map(Op::Again),
         2 => Just(Op::Checkpoint),
         4 => Just(Op::TakeNote),
         4 => Just(Op::Note),
@@ -330,6 +342,34 @@ fn a_checkpoint_is_complete_when_nothing_up_to_its_cut_is_outstanding() {
     assert!(matches!(forward.next(), Work::Put(_)));
     forward.put(&[Outcome::Failed(String::new()), Outcome::Failed(String::new())], Timestamp(12));
     assert_eq!(forward.due().and_then(|due| due.complete), Some(1));
+}
+
+#[test]
+fn what_is_on_its_way_to_the_store_cannot_say_that_all_is_well_when_it_is_not() {
+    let mut forward = begun();
+    let complete = forward.due().cloned().expect("the resync is done");
+    assert_eq!(complete.complete, Some(0));
+    // The committer writes it now; meanwhile the backend has lost what it had.
+    forward.moved(Timestamp(20));
+    forward.begin(None, Timestamp(21)).expect("nobody is there");
+    assert_eq!(forward.next(), Work::Rest, "no mark may move while the store is about to say that it is complete");
+    forward.noted(complete);
+    assert_eq!(forward.next(), Work::Rest);
+    let due = forward.due().cloned().expect("a record");
+    assert_eq!(due.complete, None);
+    forward.noted(due);
+    assert_eq!(forward.next(), Work::Read(None));
+}
+
+#[test]
+fn answers_of_a_later_generation_are_outdone_when_nobody_claims_them() {
+    let mut forward = begun();
+    forward.published(&key(1), 5, &answer(&key(1), 5, 5), Timestamp(10));
+    assert!(matches!(forward.next(), Work::Put(_)));
+    forward.put(&[Outcome::Older(Version { generation: 99, ..Version::default() })], Timestamp(11));
+    assert_eq!(forward.next(), Work::Ask);
+    forward.begin(None, Timestamp(12)).expect("nobody is there");
+    assert_eq!(forward.due().map(|due| (due.generation, due.complete)), Some((100, None)));
 }
 
 #[test]

@@ -44,6 +44,11 @@ impl<'a> Wanted<'a> {
         Self { seq: Some(seq), next_of: Some(">"), ..Self::default() }
     }
 
+    /// The first one of `subject`, perhaps with wildcards, at or after `seq`.
+    pub(super) fn next_of(seq: u64, subject: &'a str) -> Self {
+        Self { seq: Some(seq), next_of: Some(subject), ..Self::default() }
+    }
+
     /// The newest one of `subject`.
     pub(super) fn last_of(subject: &'a str) -> Self {
         Self { last_of: Some(subject), ..Self::default() }
@@ -53,9 +58,9 @@ impl<'a> Wanted<'a> {
 /// A message as the stream holds it.
 #[derive(Debug)]
 pub(super) struct StoredMessage {
+    pub(super) subject: String,
     pub(super) seq: u64,
     pub(super) stored: Timestamp,
-    pub(super) subject: String,
     /// The header block, unparsed; empty when there is none.
     headers: Vec<u8>,
     pub(super) payload: Bytes,
@@ -103,10 +108,10 @@ struct Answer {
 
 #[derive(Deserialize)]
 struct Found {
-    seq: u64,
-    time: String,
     #[serde(default)]
     subject: String,
+    seq: u64,
+    time: String,
     #[serde(default, rename = "hdrs")]
     headers: String,
     #[serde(default, rename = "data")]
@@ -171,8 +176,8 @@ impl Found {
         let decode = |text: &str| from_base64(text.as_bytes()).ok_or("the answer is not valid base64");
         Ok(StoredMessage {
             seq: self.seq,
-            stored: Timestamp::parse(&self.time).ok_or("the answer has no time")?,
             subject: self.subject,
+            stored: Timestamp::parse(&self.time).ok_or("the answer has no time")?,
             headers: decode(&self.headers)?,
             payload: decode(&self.payload)?.into(),
         })

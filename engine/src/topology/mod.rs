@@ -144,6 +144,7 @@ fn understand(r: &mut Reader<'_>, root: &DeTable<'_>, path: &Path, handlers: &dy
         log: parts.log.value?,
         store: parts.store.value?,
         lake: parts.lake.value?,
+        backend: parts.backend.value,
         nats: parts.nats.value,
         http: parts.http.value?,
         ingest: parts.ingest?,

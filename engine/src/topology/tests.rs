@@ -82,6 +82,7 @@ fn the_quick_start_resolves_exactly() {
             log: Log::Embedded { fsync: Fsync::Group, retention, dedupe_window: Duration::from_secs(120) },
             store: Store { home: StoreHome::Embedded, checkpoint_every: Duration::from_secs(5), outbox_max: 10 << 30 },
             lake: Lake::Dir { path: "conf/lake".into() },
+            backend: None,
             nats: None,
             http: Http {
                 listen: Listen { ingest: LOOPBACK, features: LOOPBACK, admin: LOOPBACK },
@@ -498,6 +499,26 @@ const CASES: &[(&str, &str, &str, &str)] = &[
         "5:1",
         "without access_key",
         "add access_key",
+    ),
+    // Feature backends
+    ("[backend];url = \"http://x\"", "3:7", "must begin with redis:// or rediss://", "redis://host:6379"),
+    ("[backend];url = \"redis://:p@x\"", "3:7", "credentials do not belong into the url", "REDIS_PASSWORD"),
+    ("[backend];user = \"u\"", "3:1", "[backend] user: without password", "add password"),
+    ("[backend];prefix = \"\"", "3:10", "is not a prefix of keys", "visible ASCII"),
+    ("[backend];table = \"x\"", "3:1", "[backend] table: belongs to kind = \"dynamodb\"", "remove it"),
+    ("[backend];kind = \"dynamodb\"", "3:8", "kind = \"dynamodb\" needs a table", "add table"),
+    ("[backend];kind = \"dynamodb\";table = \"x\"", "4:9", "is not the name of a table", "3 to 255"),
+    (
+        "[backend];kind = \"dynamodb\";table = \"features\";access_key = { env = \"GOOD\" }",
+        "5:1",
+        "[backend] access_key: without secret_key",
+        "add secret_key",
+    ),
+    (
+        "[backend];kind = \"dynamodb\";table = \"features\";password = { env = \"GOOD\" }",
+        "5:1",
+        "[backend] password: belongs to kind = \"redis\"",
+        "remove it",
     ),
 ];
 

@@ -234,7 +234,7 @@ impl Forward {
     // ---- what the calls tell --------------------------------------------------------------------------------------------
 
     /// What to do now.
-    pub fn next(&mut self) -> Work {
+    pub fn work(&mut self) -> Work {
         match self.phase {
             Phase::Asking => return Work::Ask,
             Phase::Announcing => return Work::Rest,
@@ -244,7 +244,8 @@ impl Forward {
             if let Some(call) = &self.call {
                 return Work::Put(call.clone());
             }
-            if !self.order.is_empty() && !(self.resync_is_next && self.resync.is_some()) {
+            let is_turn_of_resync = self.resync_is_next && self.resync.is_some();
+            if !is_turn_of_resync && !self.order.is_empty() {
                 self.resync_is_next = true;
                 self.call_published();
                 continue;

@@ -155,7 +155,7 @@ impl World {
         } else {
             return;
         };
-        match (forward.next(), fate) {
+        match (forward.work(), fate) {
             (Work::Rest, _) => forward.beat(self.now),
             (_, Fate::Lost) => {}
             (Work::Put(call), Fate::Late) => self.late.push(call),
@@ -299,15 +299,15 @@ proptest! {
 /// A partition that has nothing, up to where its first answers can go out.
 fn begun() -> Forward {
     let mut forward = Forward::new(start(None));
-    assert_eq!(forward.next(), Work::Ask);
+    assert_eq!(forward.work(), Work::Ask);
     forward.begin(None, Timestamp(7)).expect("nobody is there");
-    assert_eq!(forward.next(), Work::Rest, "the store is to know it first");
+    assert_eq!(forward.work(), Work::Rest, "the store is to know it first");
     let due = forward.due().cloned().expect("a record");
     assert_eq!((due.complete, due.generation), (None, 7));
     forward.noted(due);
-    assert_eq!(forward.next(), Work::Read(None));
+    assert_eq!(forward.work(), Work::Read(None));
     forward.read(FeaturePage::default());
-    assert_eq!((forward.next(), forward.behind_since()), (Work::Rest, None));
+    assert_eq!((forward.work(), forward.behind_since()), (Work::Rest, None));
     forward
 }
 
@@ -317,16 +317,16 @@ fn the_newest_answer_of_a_key_goes_and_one_call_is_under_way() {
     for seq in 1..=3 {
         forward.published(&key(1), seq, &answer(&key(1), seq, seq), Timestamp(10));
     }
-    let Work::Put(call) = forward.next() else { panic!("there is something to put") };
+    let Work::Put(call) = forward.work() else { panic!("there is something to put") };
     assert_eq!(call.puts.iter().map(|put| put.version.seq).collect::<Vec<_>>(), [3]);
     forward.published(&key(1), 4, &answer(&key(1), 4, 4), Timestamp(20));
-    assert_eq!(forward.next(), Work::Put(call.clone()), "until it is answered it is the same");
+    assert_eq!(forward.work(), Work::Put(call.clone()), "until it is answered it is the same");
     assert_eq!((forward.waiting(), forward.behind_since()), (2, Some(Timestamp(10))));
     forward.put(&[Outcome::Failed("throttled".to_owned())], Timestamp(30));
-    let Work::Put(again) = forward.next() else { panic!("it is tried again") };
+    let Work::Put(again) = forward.work() else { panic!("it is tried again") };
     assert_eq!((again.puts, again.from), (call.puts, Some(call.to)));
     forward.put(&[Outcome::Written], Timestamp(40));
-    assert!(matches!(forward.next(), Work::Put(call) if call.puts[0].version.seq == 4));
+    assert!(matches!(forward.work(), Work::Put(call) if call.puts[0].version.seq == 4));
 }
 
 #[test]
@@ -339,7 +339,7 @@ fn a_checkpoint_is_complete_when_nothing_up_to_its_cut_is_outstanding() {
     // Behind the cut now: whoever starts from the checkpoint publishes it again.
     forward.published(&key(1), 10, &answer(&key(1), 10, 10), Timestamp(11));
     assert_eq!(forward.due().and_then(|due| due.complete), Some(0));
-    assert!(matches!(forward.next(), Work::Put(_)));
+    assert!(matches!(forward.work(), Work::Put(_)));
     forward.put(&[Outcome::Failed(String::new()), Outcome::Failed(String::new())], Timestamp(12));
     assert_eq!(forward.due().and_then(|due| due.complete), Some(1));
 }
@@ -352,22 +352,22 @@ fn what_is_on_its_way_to_the_store_cannot_say_that_all_is_well_when_it_is_not() 
     // The committer writes it now; meanwhile the backend has lost what it had.
     forward.moved(Timestamp(20));
     forward.begin(None, Timestamp(21)).expect("nobody is there");
-    assert_eq!(forward.next(), Work::Rest, "no mark may move while the store is about to say that it is complete");
+    assert_eq!(forward.work(), Work::Rest, "no mark may move while the store is about to say that it is complete");
     forward.noted(complete);
-    assert_eq!(forward.next(), Work::Rest);
+    assert_eq!(forward.work(), Work::Rest);
     let due = forward.due().cloned().expect("a record");
     assert_eq!(due.complete, None);
     forward.noted(due);
-    assert_eq!(forward.next(), Work::Read(None));
+    assert_eq!(forward.work(), Work::Read(None));
 }
 
 #[test]
 fn answers_of_a_later_generation_are_outdone_when_nobody_claims_them() {
     let mut forward = begun();
     forward.published(&key(1), 5, &answer(&key(1), 5, 5), Timestamp(10));
-    assert!(matches!(forward.next(), Work::Put(_)));
+    assert!(matches!(forward.work(), Work::Put(_)));
     forward.put(&[Outcome::Older(Version { generation: 99, ..Version::default() })], Timestamp(11));
-    assert_eq!(forward.next(), Work::Ask);
+    assert_eq!(forward.work(), Work::Ask);
     forward.begin(None, Timestamp(12)).expect("nobody is there");
     assert_eq!(forward.due().map(|due| (due.generation, due.complete)), Some((100, None)));
 }
@@ -382,7 +382,7 @@ fn with_another_ttl_everything_is_put_again_at_once() {
     assert_eq!((due.place.as_str(), due.complete), (PLACE, None));
     assert!(due.generation > generation, "or what is there would be as late as what is put");
     forward.noted(due);
-    assert_eq!((forward.next(), forward.resyncs()), (Work::Read(None), 1));
+    assert_eq!((forward.work(), forward.resyncs()), (Work::Read(None), 1));
 }
 
 #[test]

@@ -156,7 +156,7 @@ impl Shared {
     async fn work(&self) {
         let (mut backoff, mut resyncs, mut worked) = (CALL_BACKOFF, 0, Instant::now());
         loop {
-            let work = self.lock().next();
+            let work = self.lock().work();
             let done = match work {
                 Work::Rest => {
                     self.show(&mut resyncs);

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use async_nats::{HeaderMap, Message};
+use async_nats::Message;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use keyloom_actors::{
@@ -109,7 +109,7 @@ impl NatsStore {
 }
 
 fn read_message(message: Message) -> Result<Met, String> {
-    let headers = message.headers.unwrap_or_else(HeaderMap::new);
+    let headers = message.headers.unwrap_or_default();
     let text = |name: &str| headers.get(name).map(|value| value.as_str().to_owned());
     let seq = text(SEQUENCE).and_then(|seq| seq.parse().ok()).ok_or("a message without its sequence")?;
     let subject = text(SUBJECT).ok_or("a message without its subject")?;

@@ -17,6 +17,7 @@ mod durability;
 mod envelope;
 mod error;
 mod first_timers;
+pub mod headers;
 mod leader;
 mod letters;
 mod log;

@@ -18,6 +18,7 @@ mod envelope;
 mod error;
 mod features;
 mod first_timers;
+pub mod headers;
 mod leader;
 mod letters;
 mod log;

@@ -17,7 +17,7 @@ clients=$root/.tools/clients
 python=$root/.tools/venv/bin/python
 
 say() { printf 'tools: %s\n' "$*" >&2; }
-stamp_of() { printf '%s %s' "$root" "$(cat "$@" "$here/install.sh" | sha256sum)"; }
+stamp_of() { printf "%s %s" "$root" "$(cat "$@" | sha256sum)"; }
 
 # environment, list, what to import from it, words for a person
 python_environment() {
@@ -54,19 +54,18 @@ node_packages() {
     printf '%s' "$wanted" >"$folder/stamp"
 }
 
+skip=
+if ! has_node; then
+    [[ ${CI:-} != true ]] || { say 'Node 20.19 or newer with npm is missing, and CI skips nothing'; exit 1; }
+    say 'skipping the tests of client packages for Node (KEYLOOM_SKIP=node); install Node 20.19 or newer with npm to run them'
+    skip=node
+fi
 mkdir -p "$clients"
 # Side by side: each waits for its downloads most of the time.
 pids=()
 python_environment python clients.txt 'grpc_tools, schemathesis, snowplow_tracker' 'client packages for Python' & pids+=($!)
 python_environment feast feast.txt feast 'Feast' & pids+=($!)
-skip=
-if has_node; then
-    node_packages & pids+=($!)
-else
-    [[ ${CI:-} != true ]] || { say 'Node 20.19 or newer with npm is missing, and CI skips nothing'; exit 1; }
-    say 'skipping the tests of client packages for Node (KEYLOOM_SKIP=node); install Node 20.19 or newer with npm to run them'
-    skip=node
-fi
+[[ -n $skip ]] || { node_packages & pids+=($!); }
 failed=
 for pid in "${pids[@]}"; do
     wait "$pid" || failed=yes

@@ -5,17 +5,25 @@
 //! `"decaying":{"from","to","state"}`, the place of those values in the text, in bytes, and the part of the state they depend
 //! on, base64. The feature API puts today's values in that place.
 
+use std::ops::Range;
+
 use base64::{Engine, prelude::BASE64_STANDARD_NO_PAD};
 use bytes::Bytes;
+use hashbrown::{HashMap, HashSet};
 use serde::Deserialize;
 
 use crate::{
     features::{FeatureSet, FeatureState},
     handler::Features,
     key::Key,
+    members::{self, members},
     timestamp::Timestamp,
 };
 
+const KEY: &[u8] = b"{\"key\":";
+const FEATURES: &[u8] = b",\"features\":{";
+const EVENT_TIME: &[u8] = b"},\"event_time\":\"";
+const SEQ: &[u8] = b"\",\"seq\":";
 const DECAYING: &[u8] = b",\"decaying\":";
 
 #[derive(Deserialize)]
@@ -76,31 +84,173 @@ pub fn write(
 
 /// A stored answer as of `at`, with `as_of` at its end; `None` when it is none.
 pub fn read(stored: &[u8], set: &FeatureSet, at: Timestamp) -> Option<Bytes> {
-    let open = stored.strip_suffix(b"}")?;
     let mut out = Vec::with_capacity(stored.len() + 64);
-    match decaying(open) {
-        Some((rest, Decaying { from, to, state })) if from <= to && to <= rest.len() => {
-            out.extend_from_slice(&rest[..from]);
-            let mut features = Features::behind(&mut out);
-            let state = BASE64_STANDARD_NO_PAD.decode(state).ok()?;
-            if let Err(error) = set.write_decaying(&state, at, &mut features) {
-                tracing::error!(error = error.0, "stored features cannot be brought up to date");
-                return None;
-            }
-            out.extend_from_slice(&rest[to..]);
-        }
-        _ => out.extend_from_slice(open),
-    }
+    Stored::parse(stored)?.write(&mut out, set, at, None)?;
     out.extend_from_slice(format!(",\"as_of\":\"{}\"}}", at.to_rfc3339()).as_bytes());
     Some(out.into())
 }
 
-/// The last member of an answer if it is `decaying`, and everything before it.
-fn decaying(open: &[u8]) -> Option<(&[u8], Decaying<'_>)> {
-    let at = memchr::memmem::rfind(open, DECAYING)?;
-    let (rest, tail) = open.split_at(at);
-    // What a handler calls a feature of its own is not the last member, so it does not parse.
-    Some((rest, serde_json::from_slice(&tail[DECAYING.len()..]).ok()?))
+/// The features that somebody asks for, by name.
+#[derive(Debug, Default)]
+pub struct Chosen {
+    /// Names as JSON writes them, without quotes, with their places.
+    places: HashMap<Box<[u8]>, usize>,
+    /// Whether some of them change with time alone.
+    changing: bool,
+}
+
+impl Chosen {
+    /// The features with these names; a name counts once, at its first place.
+    pub fn new<'a>(names: impl IntoIterator<Item = &'a str>, set: &FeatureSet) -> Self {
+        let mut chosen = Self::default();
+        for (place, name) in names.into_iter().enumerate() {
+            chosen.changing |= set.changes(name);
+            let json = serde_json::to_vec(name).expect("a string in memory serializes");
+            chosen.places.entry(json[1..json.len() - 1].into()).or_insert(place);
+        }
+        chosen
+    }
+
+    /// The place of a name, as JSON writes it without quotes.
+    pub fn place(&self, name: &[u8]) -> Option<usize> {
+        self.places.get(name).copied()
+    }
+
+    /// How many names are asked for.
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whether nothing is asked for.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+}
+
+/// A stored answer, taken apart without reading what it says.
+#[derive(Clone, Copy, Debug)]
+pub struct Stored<'a> {
+    /// Event time of the key's newest event.
+    pub event_time: Timestamp,
+    /// The last sequence it consumed.
+    pub seq: u64,
+    /// Up to the brace before the features, included.
+    before: &'a [u8],
+    /// The features that stay as they are until the next event.
+    lasting: &'a [u8],
+    /// The others, as of that event; and what it takes to say them again.
+    changing: &'a [u8],
+    state: Option<&'a str>,
+    /// From the brace behind the features on, without what is the engine's business and the last brace.
+    behind: &'a [u8],
+}
+
+impl<'a> Stored<'a> {
+    /// Takes `stored` apart; `None` when it is no answer.
+    pub fn parse(stored: &'a [u8]) -> Option<Self> {
+        let open = stored.strip_suffix(b"}")?;
+        // The key may say anything at all, also what an answer says.
+        let key_end = KEY.len() + members::string_end(open.strip_prefix(KEY)?)?;
+        let from = key_end + memchr::memmem::find(&open[key_end..], FEATURES)? + FEATURES.len();
+        // Features may say anything, too, but behind the last one nothing does that looks like this.
+        let to = from + memchr::memmem::rfind(&open[from..], EVENT_TIME)?;
+        let tail = open.get(to + EVENT_TIME.len()..)?;
+        let time_end = memchr::memchr(b'"', tail)?;
+        let event_time = Timestamp::parse(std::str::from_utf8(&tail[..time_end]).ok()?)?;
+        let digits = tail[time_end..].strip_prefix(SEQ)?;
+        let digits_end = digits.iter().position(|b| !b.is_ascii_digit()).unwrap_or(digits.len());
+        let seq = std::str::from_utf8(&digits[..digits_end]).ok()?.parse().ok()?;
+        let behind_end = open.len() - (digits.len() - digits_end);
+        let (features, behind) = (&open[from..to], &open[to..behind_end]);
+        let mut parts =
+            Self { event_time, seq, before: &open[..from], lasting: features, changing: &[], state: None, behind };
+        if let Some(decaying) = open[behind_end..].strip_prefix(DECAYING) {
+            let Decaying { from: changing, to: end, state } = serde_json::from_slice(decaying).ok()?;
+            if changing < from || changing > to || end != to {
+                return None;
+            }
+            (parts.lasting, parts.changing) = features.split_at(changing - from);
+            parts.state = Some(state);
+        }
+        Some(parts)
+    }
+
+    /// Appends the answer as of `at`, all but its last brace: with all features, or the `chosen` ones. What is chosen and
+    /// not there is told at the end, as `missing`. `None` when the stored state makes no sense.
+    pub fn write(&self, out: &mut Vec<u8>, set: &FeatureSet, at: Timestamp, chosen: Option<&Chosen>) -> Option<()> {
+        out.extend_from_slice(self.before);
+        let from = out.len();
+        self.write_features(out, set, at, chosen)?;
+        let features = from..out.len();
+        out.extend_from_slice(self.behind);
+        if let Some(chosen) = chosen {
+            chosen.write_missing(out, features);
+        }
+        Some(())
+    }
+
+    /// Appends the features as of `at`, without the braces: all of them, or the `chosen` ones in the order they are stored in.
+    pub fn write_features(
+        &self,
+        out: &mut Vec<u8>,
+        set: &FeatureSet,
+        at: Timestamp,
+        chosen: Option<&Chosen>,
+    ) -> Option<()> {
+        let from = out.len();
+        let Some(chosen) = chosen else {
+            out.extend_from_slice(self.lasting);
+            return self.write_changing(out, from, set, at, |_| true);
+        };
+        for (name, value) in members(self.lasting).filter(|(name, _)| chosen.place(name).is_some()) {
+            if out.len() > from {
+                out.push(b',');
+            }
+            out.push(b'"');
+            out.extend_from_slice(name);
+            out.extend_from_slice(b"\":");
+            out.extend_from_slice(value);
+        }
+        if !chosen.changing {
+            return Some(());
+        }
+        // Names of declared features are written as they are.
+        self.write_changing(out, from, set, at, |name| chosen.place(name.as_bytes()).is_some())
+    }
+
+    fn write_changing(
+        &self,
+        out: &mut Vec<u8>,
+        from: usize,
+        set: &FeatureSet,
+        at: Timestamp,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Option<()> {
+        let Some(state) = self.state else { return Some(()) };
+        let state = BASE64_STANDARD_NO_PAD.decode(state).ok()?;
+        let mut features = if out.len() > from { Features::behind(out) } else { Features::new(out) };
+        let written = set.write_decaying_chosen(&state, at, &mut features, wanted);
+        written
+            .inspect_err(|error| tracing::error!(error = error.0, "stored features cannot be brought up to date"))
+            .ok()
+    }
+}
+
+impl Chosen {
+    fn write_missing(&self, out: &mut Vec<u8>, features: Range<usize>) {
+        if members(&out[features.clone()]).count() >= self.places.len() {
+            return;
+        }
+        let names = {
+            let there: HashSet<&[u8]> = members(&out[features]).map(|(name, _)| name).collect();
+            let mut missing: Vec<_> = self.places.iter().filter(|(name, _)| !there.contains(&name[..])).collect();
+            missing.sort_by_key(|(_, place)| **place);
+            missing.into_iter().map(|(name, _)| &name[..]).collect::<Vec<_>>().join(&b"\",\""[..])
+        };
+        out.extend_from_slice(b",\"missing\":[\"");
+        out.extend_from_slice(&names);
+        out.extend_from_slice(b"\"]");
+    }
 }
 
 #[cfg(test)]
@@ -178,5 +328,47 @@ mod tests {
             assert_eq!(json(&read(&stored, &none, AT).expect("an answer")), expected);
         }
         assert_eq!(read(b"", &none, AT), None);
+    }
+
+    #[test]
+    fn features_are_chosen_by_name_and_missing_ones_are_told() {
+        let set = set();
+        let handler = |features: &mut Features<'_>| {
+            features.set("odd \"name\"", &serde_json::json!({"event_time": "},\"event_time\":\"", "all": [1]}));
+            features.set("last", &"x,y");
+        };
+        let stored = stored(Some((&set, &state(&set))), handler);
+        let later = Timestamp(AT.0 + 360 * SECOND);
+        let ask = |names: &[&str]| {
+            let chosen = Chosen::new(names.iter().copied(), &set);
+            let mut out = Vec::new();
+            Stored::parse(&stored).expect("an answer").write(&mut out, &set, later, Some(&chosen)).expect("sound");
+            out.push(b'}');
+            json(&out)
+        };
+        let whole = json(&read(&stored, &set, later).expect("an answer"))["features"].clone();
+        for names in [&["recent"][..], &["all"], &["odd \"name\""], &["last", "recent", "all"], &[]] {
+            let answer = ask(names);
+            let expected: serde_json::Map<_, _> =
+                names.iter().map(|name| ((*name).to_owned(), whole[*name].clone())).collect();
+            assert_eq!(answer["features"], serde_json::Value::Object(expected), "{names:?}");
+            assert_eq!((&answer["missing"], &answer["seq"]), (&serde_json::Value::Null, &7.into()));
+        }
+        let answer = ask(&["no", "last", "neither \"", "no"]);
+        assert_eq!(answer["features"], serde_json::json!({"last": "x,y"}));
+        assert_eq!(answer["missing"], serde_json::json!(["no", "neither \""]));
+    }
+
+    #[test]
+    fn what_is_stored_is_taken_apart_and_nothing_else_is() {
+        let stored = stored(None, |features| features.set("a", &1));
+        let parts = Stored::parse(&stored).expect("an answer");
+        assert_eq!((parts.event_time, parts.seq, parts.lasting), (AT, 7, &b"\"a\":1"[..]));
+        for cut in 0..stored.len() {
+            assert!(Stored::parse(&stored[..cut]).is_none(), "{cut}");
+        }
+        for other in ["{}", "null", r#"{"key":"k","features":{},"event_time":"no","seq":1}"#] {
+            assert!(Stored::parse(other.as_bytes()).is_none(), "{other}");
+        }
     }
 }

@@ -740,6 +740,12 @@ impl Cell {
         self.unpublished_since.is_some()
     }
 
+    /// Whether everything of this key up to `seq` that the cell was given has been taken for publication.
+    pub fn has_given(&self, seq: u64) -> bool {
+        let next = self.inbox.front().map(Waiting::seq).into_iter().chain(self.parked.front().copied());
+        !self.owes && !self.is_answer_due() && next.min().is_none_or(|next| next > seq)
+    }
+
     /// The cell is, or is no longer, in its shard's list of due answers.
     pub fn set_listed(&mut self, listed: bool) {
         self.answer_listed = listed;

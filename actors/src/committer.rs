@@ -196,7 +196,7 @@ impl Actor for Committer {
         match message {
             CommitterMsg::Start { shards, router } => (state.shards, state.router) = (shards, Some(router)),
             CommitterMsg::Step => state.stepping = false,
-            CommitterMsg::Tick => {}
+            CommitterMsg::Tick => state.tell_readers().await?,
             CommitterMsg::Cut(cut) => state.begin_writing(*cut),
             CommitterMsg::AnswersDue => state.answers_due = true,
             CommitterMsg::Write(entries, reply) => state.writes.push_back((entries, reply)),
@@ -509,6 +509,24 @@ impl CommitterState {
         Ok(self.answers_due)
     }
 
+    /// Those who wait for a key of which nothing more comes. Whatever a key gave away before it is asked is committed, except
+    /// answers that a checkpoint under way still holds: then there is a next tick.
+    async fn tell_readers(&mut self) -> Result<(), ActorFailure> {
+        let status = &self.args.status;
+        if status.readers.is_empty() || matches!(&self.phase, Phase::Writing(under) if !under.answers.is_empty()) {
+            return Ok(());
+        }
+        let keys = status.readers.asked(status.routed.load(std::sync::atomic::Ordering::Relaxed));
+        if keys.is_empty() {
+            return Ok(());
+        }
+        for shard in &self.shards {
+            let given = ask(shard, |reply| ShardMsg::Given { keys: keys.clone(), reply }).await?;
+            status.readers.shown(given.iter().map(|(key, seq)| (key, *seq)));
+        }
+        Ok(())
+    }
+
     fn is_busy(&self) -> bool {
         use std::sync::atomic::Ordering::Relaxed;
         let status = &self.args.status;
@@ -535,7 +553,11 @@ impl CommitterState {
         for answer in &answers {
             observe::freshness(now.seconds_since(answer.since));
         }
+        let readers = &self.args.status.readers;
+        let shown: Vec<(Key, u64)> =
+            if readers.is_empty() { Vec::new() } else { answers.iter().map(|a| (a.key.clone(), a.seq)).collect() };
         self.args.cache.publish(answers.into_iter().map(|a| (a.key, a.json)));
+        readers.shown(shown.iter().map(|(key, seq)| (key, *seq))); // who came meanwhile is told at the next tick
         Ok(())
     }
 }

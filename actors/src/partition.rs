@@ -241,7 +241,9 @@ impl PartitionState {
         if !status.running.load(Ordering::Relaxed) {
             return;
         }
-        let Ok(Ok(info)) = tokio::time::timeout(LOG_TICK, self.plan.homes.log.info(partition)).await else {
+        let asked = tokio::time::timeout(LOG_TICK, self.plan.homes.log.info(partition)).await;
+        status.log_away.store(!matches!(asked, Ok(Ok(_))), Ordering::Relaxed);
+        let Ok(Ok(info)) = asked else {
             return; // the reader reports what is wrong; lag just stays as it is
         };
         status.log_last.fetch_max(info.last_seq, Ordering::Relaxed);

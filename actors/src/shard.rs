@@ -143,6 +143,13 @@ pub enum ShardMsg {
         /// The answers, and whether more are due.
         reply: oneshot::Sender<(Vec<Answer>, bool)>,
     },
+    /// Which of these keys have given away everything up to these sequences?
+    Given {
+        /// Keys, also of other shards, with the sequences.
+        keys: Vec<(Key, u64)>,
+        /// Those of this shard that have.
+        reply: oneshot::Sender<Vec<(Key, u64)>>,
+    },
     /// States arrived from the store.
     Hydrated(Vec<(Key, Option<Bytes>)>),
     /// In careful mode: the store knows that this state is about to be read.
@@ -316,6 +323,10 @@ impl Actor for Shard {
             ShardMsg::Acknowledged => state.acknowledge(),
             ShardMsg::CollectAnswers { max, reply } => {
                 reply.send(state.collect_answers(max)).ok();
+            }
+            ShardMsg::Given { mut keys, reply } => {
+                keys.retain(|(key, seq)| state.has_given(key, *seq));
+                reply.send(keys).ok();
             }
             ShardMsg::Hydrated(states) => {
                 fault_point::reached(fault_point::HYDRATING);
@@ -878,6 +889,16 @@ impl ShardState {
         });
         let bytes: usize = self.pool.values().map(|cell| lock(cell).frozen_bytes()).sum();
         self.change_pool(bytes as i64 - self.pool_bytes);
+    }
+
+    /// Whether `key` is of this shard, and everything of it up to `seq` was delivered and taken for publication. A cell that still has something to
+    /// give is in a slot or in the pool.
+    fn has_given(&mut self, key: &Key, seq: u64) -> bool {
+        if crate::key::shard_of(crate::key::hash_of(key.as_str().as_bytes()), self.args.shards) != self.args.index {
+            return false;
+        }
+        let held = self.slots.peek(key.as_str()).map(|slot| &slot.cell).or_else(|| self.pool.get(key.as_str()));
+        self.delivered >= seq.max(self.args.floor) && held.is_none_or(|cell| lock(cell).has_given(seq))
     }
 
     fn collect_answers(&mut self, max: usize) -> (Vec<Answer>, bool) {

@@ -13,7 +13,7 @@ use std::{
 
 use lru::LruCache;
 
-use crate::{counts::Counts, key::Key, outbox::OutboxEnd, record::Counters, timestamp::Timestamp};
+use crate::{counts::Counts, key::Key, outbox::OutboxEnd, readers::Readers, record::Counters, timestamp::Timestamp};
 
 /// See the module. All sequences are the log's.
 #[derive(Debug, Default)]
@@ -67,6 +67,12 @@ pub struct Status {
     pub dropped: AtomicI64,
     /// Why the partition is not well, if it is not.
     trouble: Mutex<Option<String>>,
+    /// Whether there is such a reason.
+    troubled: AtomicBool,
+    /// The log did not say how far it goes when it was last asked.
+    pub log_away: AtomicBool,
+    /// Readers that wait for what they have written.
+    pub readers: Readers,
     /// Restarts of sessions, of the keys that restarted last.
     restarts: Mutex<Restarts>,
 }
@@ -181,12 +187,35 @@ impl Status {
 
     /// Says what is wrong, or that nothing is.
     pub fn set_trouble(&self, trouble: Option<String>) {
-        *lock(&self.trouble) = trouble;
+        let mut held = lock(&self.trouble);
+        self.troubled.store(trouble.is_some(), Ordering::Relaxed);
+        *held = trouble;
     }
 
     /// What is wrong.
     pub fn trouble(&self) -> Option<String> {
         lock(&self.trouble).clone()
+    }
+
+    /// Whether what is served of this partition may be older than it should be: it does not run, or its log or store do
+    /// not answer.
+    pub fn is_stale(&self) -> bool {
+        !self.running.load(Ordering::Relaxed)
+            || self.troubled.load(Ordering::Relaxed)
+            || self.log_away.load(Ordering::Relaxed)
+    }
+
+    /// What the log has beyond what was handed to sessions: events, and seconds since the last of these was stored.
+    pub fn lag(&self, now: Timestamp) -> (u64, f64) {
+        let behind = self.log_last.load(Ordering::Relaxed).saturating_sub(self.routed.load(Ordering::Relaxed));
+        (behind, if behind > 0 { now.seconds_since(self.routed_stored()) } else { 0.0 })
+    }
+
+    /// Everything up to this sequence is published, whatever its key: a checkpoint publishes what it covers before its end.
+    /// A lower bound that costs two loads; for more, ask for a key with [`Readers::wait`].
+    pub fn published(&self) -> u64 {
+        let owed_from = self.owed_from.load(Ordering::Relaxed);
+        self.cut.load(Ordering::Relaxed).min(owed_from.saturating_sub(1))
     }
 
     /// When the last routed event was stored.

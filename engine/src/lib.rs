@@ -7,6 +7,7 @@ mod cli;
 pub mod dead_letters;
 pub mod embedded;
 pub mod faces;
+pub mod features;
 pub mod front_door;
 pub mod generate;
 pub mod homes;

@@ -15,6 +15,9 @@ const SECONDS: &[f64] = &[
     30.0, 60.0,
 ];
 
+/// Buckets of histograms of keys per request.
+const KEYS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0];
+
 /// How often samples of histograms are summed up. Between two times each one is kept, whether somebody asks for metrics or not.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
@@ -47,7 +50,9 @@ pub fn start_logs(format: LogFormat) {
 
 /// Installs the recorder behind every metric of the process; the handle renders the Prometheus text. Within a runtime.
 pub fn start_metrics() -> anyhow::Result<PrometheusHandle> {
-    let builder = PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)?;
+    let builder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)?
+        .set_buckets_for_metric(Matcher::Suffix("_keys".to_owned()), KEYS)?;
     let metrics = builder.install_recorder()?;
     let kept = metrics.clone();
     tokio::spawn(async move {

@@ -115,6 +115,11 @@ impl FeatureSet {
         self.features.iter().filter(|feature| feature.decays).map(|feature| feature.name.as_str())
     }
 
+    /// Whether the value of `name` changes with time alone.
+    pub fn changes(&self, name: &str) -> bool {
+        (self.expires && name == BUILT_IN[3]) || self.place(name).is_some_and(|place| self.features[place].decays)
+    }
+
     /// Whether some value changes with time alone.
     pub fn decays(&self) -> bool {
         self.features.iter().any(|feature| feature.decays)

@@ -144,26 +144,33 @@ impl FeatureState {
 
     /// Writes all features as of `at`, by name, and the built-in ones behind them.
     pub fn write(&self, set: &FeatureSet, at: Timestamp, out: &mut Features<'_>) {
-        self.write_some(set, at, out, |_| true);
+        self.write_some(set, at, out, |_, _| true);
         self.write_counts(set, out);
         self.write_expired(set, at, out);
     }
 
     /// Writes the features that stay as they are until the next event.
     pub fn write_lasting(&self, set: &FeatureSet, out: &mut Features<'_>) {
-        self.write_some(set, Timestamp(i64::MIN), out, |decays| !decays);
+        self.write_some(set, Timestamp(i64::MIN), out, |_, decays| !decays);
         self.write_counts(set, out);
     }
 
     /// Writes the features that change with time alone, as of `at`.
     pub fn write_changing(&self, set: &FeatureSet, at: Timestamp, out: &mut Features<'_>) {
-        self.write_some(set, at, out, |decays| decays);
-        self.write_expired(set, at, out);
+        self.write_chosen(set, at, out, |_| true);
     }
 
-    fn write_some(&self, set: &FeatureSet, at: Timestamp, out: &mut Features<'_>, wanted: impl Fn(bool) -> bool) {
+    /// The same, of those features whose names are `wanted`.
+    fn write_chosen(&self, set: &FeatureSet, at: Timestamp, out: &mut Features<'_>, wanted: impl Fn(&str) -> bool) {
+        self.write_some(set, at, out, |name, decays| decays && wanted(name));
+        if wanted(BUILT_IN[3]) {
+            self.write_expired(set, at, out);
+        }
+    }
+
+    fn write_some(&self, set: &FeatureSet, at: Timestamp, out: &mut Features<'_>, wanted: impl Fn(&str, bool) -> bool) {
         let mut reading = self.reading(set, at);
-        for (place, feature) in set.features.iter().enumerate().filter(|(_, f)| wanted(f.decays)) {
+        for (place, feature) in set.features.iter().enumerate().filter(|(_, f)| wanted(&f.name, f.decays)) {
             reading.prepare(place);
             out.set(&feature.name, reading.known(place));
         }
@@ -281,7 +288,18 @@ impl FeatureState {
 impl FeatureSet {
     /// Writes the features that change with time alone, as of `at`, from what [`FeatureState::encode_decaying`] wrote.
     pub fn write_decaying(&self, bytes: &[u8], at: Timestamp, out: &mut Features<'_>) -> Result<(), StateError> {
-        FeatureState::decode(self, bytes)?.write_changing(self, at, out);
+        self.write_decaying_chosen(bytes, at, out, |_| true)
+    }
+
+    /// The same, of those features whose names are `wanted`.
+    pub fn write_decaying_chosen(
+        &self,
+        bytes: &[u8],
+        at: Timestamp,
+        out: &mut Features<'_>,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<(), StateError> {
+        FeatureState::decode(self, bytes)?.write_chosen(self, at, out, wanted);
         Ok(())
     }
 }

@@ -15,6 +15,7 @@ use crate::{
     Engine,
     dead_letters::Desk,
     faces::{self, Server, View},
+    features::{FeatureReader, Sources},
     front_door::{self, Acceptor, FrontDoor, Limits},
     homes::{self, OWNER_FILE},
     keys::Inspector,
@@ -57,12 +58,15 @@ pub async fn run(topology: Topology, engine: &Engine) -> anyhow::Result<()> {
     let factory = Arc::clone(&running.factory);
     let inspector = Inspector::new(Arc::clone(&log), Arc::clone(&store), keys, partitions, factory);
     let desk = Desk::new(log, store, key_paths(&topology), topology.engine.partitions, Arc::new(SystemClock));
-    let router = faces::features::routes(Arc::clone(&view))
+    let reader = Arc::new(feature_reader(&running));
+    let router = faces::features::routes(Arc::clone(&reader))
+        .merge(faces::feast::routes(reader))
         .merge(faces::health::routes(Arc::clone(&view)))
         .merge(faces::metrics::routes(Arc::clone(&view)))
         .merge(faces::dead_letters::routes(desk))
         .merge(faces::keys::routes(Arc::clone(&view), inspector))
         .merge(front_door::http::routes(door));
+    let router = faces::fallback::add(router);
     let server = Server::start(topology.http.listen, router).await?;
     let owner = OwnerFile::write(&topology, &server)?;
     wait_until_running(&mut running).await?;
@@ -140,6 +144,15 @@ pub fn acceptor(topology: &Topology, log_max: usize) -> Acceptor {
         partitions: topology.engine.partitions,
         event_bytes_max: event_max.min(log_max),
     }
+}
+
+fn feature_reader(running: &Running) -> FeatureReader {
+    FeatureReader::new(Sources {
+        statuses: running.statuses.clone(),
+        cache: Arc::clone(&running.cache),
+        store: Arc::clone(&running.homes.homes.store),
+        factory: Arc::clone(&running.factory),
+    })
 }
 
 fn front_door(topology: &Topology, running: &Running) -> FrontDoor {

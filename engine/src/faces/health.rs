@@ -1,4 +1,4 @@
-//! `/livez`, `/readyz` and `/api/status`.
+//! `/livez`, `/readyz`, `/api/status`, and `/health` for clients that ask there.
 //!
 //! Live means that the process answers; ready, that its partitions run. A lake that is away makes neither false.
 
@@ -14,6 +14,7 @@ use super::View;
 pub fn routes(view: Arc<View>) -> Router {
     Router::new()
         .route("/livez", get(|| async { super::json(StatusCode::OK, "{\"live\":true}") }))
+        .route("/health", get(|| async { super::json(StatusCode::OK, "{\"live\":true}") }))
         .route("/readyz", get(ready))
         .route("/api/status", get(status))
         .with_state(view)

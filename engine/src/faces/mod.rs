@@ -1,6 +1,8 @@
-//! What the engine shows over HTTP beside the front door: features, health, metrics, status, dead letters.
+//! What the engine shows over HTTP beside the front door: features, also for Feast, health, metrics, status, dead letters.
 
 pub mod dead_letters;
+pub mod fallback;
+pub mod feast;
 pub mod features;
 pub mod health;
 pub mod keys;

@@ -11,6 +11,7 @@ use keyloom_actors::{
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 use super::View;
+use crate::features::Status as Read;
 
 /// Describes the metrics; once per process.
 pub fn describe() {
@@ -51,12 +52,35 @@ pub fn describe() {
     describe_gauge!("keyloom_build_info", Unit::Count, "Always 1; the version is a label.");
     describe_counter!("keyloom_feature_requests_total", Unit::Count, "Reads of features, by HTTP code.");
     describe_histogram!("keyloom_feature_request_duration_seconds", Unit::Seconds, "Time of one read of features.");
+    describe_counter!("keyloom_feature_keys_total", Unit::Count, "Keys that were read, by what became of them.");
+    describe_histogram!("keyloom_feature_request_keys", Unit::Count, "Keys of one read of features.");
+    describe_histogram!(
+        "keyloom_feature_wait_seconds",
+        Unit::Seconds,
+        "Time that a reader waited for what it wrote, by what became of it."
+    );
 }
 
 /// One read of features was answered.
 pub fn feature_request(code: u16, seconds: f64) {
     counter!("keyloom_feature_requests_total", "code" => code.to_string()).increment(1);
     histogram!("keyloom_feature_request_duration_seconds").record(seconds);
+}
+
+/// These keys were read by one request.
+pub fn feature_keys(statuses: &[Read]) {
+    for status in [Read::Found, Read::Unknown, Read::Behind, Read::Unreadable] {
+        let n = statuses.iter().filter(|s| **s == status).count() as u64;
+        if n > 0 {
+            counter!("keyloom_feature_keys_total", "status" => status.name()).increment(n);
+        }
+    }
+    histogram!("keyloom_feature_request_keys").record(statuses.len() as f64);
+}
+
+/// A reader has waited.
+pub fn feature_wait(outcome: &'static str, seconds: f64) {
+    histogram!("keyloom_feature_wait_seconds", "outcome" => outcome).record(seconds);
 }
 
 /// Dead letters were sent again or removed.
@@ -100,9 +124,8 @@ fn export_partition(partition: &str, status: &Status, counters: &keyloom_actors:
         counter!("keyloom_events_total", "partition" => label(), "outcome" => outcome).absolute(n);
     }
     let last = status.log_last.load(Ordering::Relaxed);
-    let lag = last.saturating_sub(status.routed.load(Ordering::Relaxed));
+    let (lag, lag_seconds) = status.lag(now);
     gauge!("keyloom_lag_events", "partition" => label()).set(lag as f64);
-    let lag_seconds = if lag > 0 { now.seconds_since(status.routed_stored()) } else { 0.0 };
     gauge!("keyloom_lag_seconds", "partition" => label()).set(lag_seconds);
     let in_flight = last.saturating_sub(counters.total());
     gauge!("keyloom_in_flight_events", "partition" => label()).set(in_flight as f64);

@@ -87,6 +87,27 @@ pub struct Answer {
     /// Events that were not stored and are not listed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub rejected_more: u64,
+    /// Where its events are in the log: said to those who ask.
+    #[serde(skip)]
+    pub places: Places,
+}
+
+/// Where the events of a request are in the log, as far as the log knows.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Places {
+    /// The last event.
+    pub seq: Option<Place>,
+    /// The highest sequence in each partition: what a reader of features passes on to see them all.
+    pub min_seq: BTreeMap<u32, u64>,
+}
+
+/// A place in the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Place {
+    /// The partition.
+    pub partition: u32,
+    /// The sequence in it.
+    pub seq: u64,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
@@ -103,6 +124,19 @@ impl Answer {
     /// `{"accepted":n,"duplicates":n,"rejected":[{"index":i,"reason":"..."}]}`
     pub fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("numbers and texts are always serialisable")
+    }
+
+    /// The same with `"seq":{"partition":p,"seq":n},"min_seq":{"p":n}`.
+    pub fn to_json_with_places(&self) -> Vec<u8> {
+        #[derive(Serialize)]
+        struct Whole<'a> {
+            #[serde(flatten)]
+            answer: &'a Answer,
+            #[serde(flatten)]
+            places: &'a Places,
+        }
+        let whole = Whole { answer: self, places: &self.places };
+        serde_json::to_vec(&whole).expect("numbers and texts are always serialisable")
     }
 }
 
@@ -126,6 +160,8 @@ struct Desk {
 /// A body's events, judged.
 struct Prepared {
     partitions: BTreeMap<u32, Vec<NewRecord>>,
+    /// The partition of the last good event.
+    last: Option<u32>,
     answer: Answer,
     hold: Hold,
 }
@@ -180,7 +216,7 @@ impl FrontDoor {
             let task = tokio::task::spawn_blocking(move || desk.prepare(body, encoding, hold));
             task.await.map_err(|error| Refusal::Internal(error.to_string()))??
         };
-        let Prepared { partitions, mut answer, hold } = prepared;
+        let Prepared { partitions, last, mut answer, hold } = prepared;
         let appends = partitions.into_iter().map(|(partition, records)| self.append(partition, records));
         let outcomes = tokio::time::timeout(self.limits.append_timeout, join_all(appends)).await;
         let outcomes = outcomes.map_err(|_| {
@@ -191,15 +227,19 @@ impl FrontDoor {
             Refusal::Unavailable(format!("no answer within {} s", self.limits.append_timeout.as_secs()))
         })?;
         for outcome in outcomes {
-            let (accepted, duplicates) = outcome?;
+            let Appended { partition, accepted, duplicates, last: stored, highest } = outcome?;
             answer.accepted += accepted;
             answer.duplicates += duplicates;
+            answer.places.min_seq.extend(highest.map(|seq| (partition, seq)));
+            if last == Some(partition) {
+                answer.places.seq = stored.map(|seq| Place { partition, seq });
+            }
         }
         drop(hold);
         Ok(answer)
     }
 
-    async fn append(&self, partition: u32, records: Vec<NewRecord>) -> Result<(u64, u64), Refusal> {
+    async fn append(&self, partition: u32, records: Vec<NewRecord>) -> Result<Appended, Refusal> {
         let sent = records.len();
         let stored = self.log.append(partition, records).await.map_err(|error| {
             tracing::warn!(partition, %error, "the log did not take events");
@@ -216,8 +256,23 @@ impl FrontDoor {
         let accepted = stored.iter().filter(|s| matches!(s, Stored::New(_))).count() as u64;
         let duplicates = sent as u64 - accepted;
         observe::stored(partition, accepted, duplicates);
-        Ok((accepted, duplicates))
+        let place = |stored: &Stored| match stored {
+            Stored::New(seq) => Some(*seq),
+            Stored::Duplicate(seq) => *seq,
+        };
+        let (last, highest) = (stored.last().and_then(place), stored.iter().filter_map(place).max());
+        Ok(Appended { partition, accepted, duplicates, last, highest })
     }
+}
+
+/// What became of a request's events in one partition.
+struct Appended {
+    partition: u32,
+    accepted: u64,
+    duplicates: u64,
+    /// Where the last of them is, and the highest sequence of all, as far as the log knows.
+    last: Option<u64>,
+    highest: Option<u64>,
 }
 
 impl Desk {
@@ -244,9 +299,13 @@ impl Desk {
         let mut fields = Vec::new();
         let mut judged: BTreeMap<u32, Vec<(NewRecord, Option<Found>)>> = BTreeMap::new();
         let mut answer = Answer::default();
+        let mut last = None;
         for (index, range) in ranges.into_iter().enumerate() {
             match self.acceptor.accept_slice(&body, range, &mut fields, now, &mut new_id) {
-                Ok((accepted, found)) => judged.entry(accepted.partition).or_default().push((accepted.record, found)),
+                Ok((accepted, found)) => {
+                    last = Some(accepted.partition);
+                    judged.entry(accepted.partition).or_default().push((accepted.record, found));
+                }
                 Err(rejection) => {
                     observe::rejected(rejection.reason);
                     if answer.rejected.len() < REJECTED_LISTED_MAX {
@@ -265,7 +324,7 @@ impl Desk {
         let with_fields =
             |(partition, records): (u32, Vec<_>)| (partition, records.into_iter().map(with_fields).collect());
         let partitions = judged.into_iter().map(with_fields).collect();
-        Ok(Prepared { partitions, answer, hold })
+        Ok(Prepared { partitions, last, answer, hold })
     }
 }
 
@@ -300,6 +359,12 @@ mod tests {
             });
             assert!(expected.map(String::as_bytes).eq(records.iter().map(|r| &r.payload[..])));
         }
+        let last = lines.last().and_then(|l| l.split('"').nth(3)).expect("a key");
+        let last = keyloom_actors::key::partition_of(last.as_bytes(), 3);
+        let seq = stored[&last].len() as u64;
+        assert_eq!(answer.places.seq, Some(Place { partition: last, seq }));
+        let highest: Vec<_> = stored.iter().map(|(partition, records)| (*partition, records.len() as u64)).collect();
+        assert_eq!(answer.places.min_seq.into_iter().collect::<Vec<_>>(), highest);
         let again = door.submit(body).await.expect("absorbed");
         assert_eq!((again.accepted, again.duplicates), (0, 3_000));
         assert_eq!(door.gate().in_flight(), 0);

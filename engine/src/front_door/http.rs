@@ -33,12 +33,18 @@ pub fn routes(door: Arc<FrontDoor>) -> Router {
 
 async fn events(State(door): State<Arc<FrontDoor>>, request: Request) -> Response {
     let started = Instant::now();
+    let wants_places = wants_places(request.uri().query().unwrap_or_default());
     let response = match take(&door, request).await {
-        Ok(answer) => answered(&answer),
+        Ok(answer) => answered(&answer, wants_places),
         Err(refusal) => refused(&refusal),
     };
     observe::answered(response.status().as_u16(), started.elapsed());
     response
+}
+
+/// `?seq=true`: the answer says where the events are in the log, for those who will read what they wrote.
+fn wants_places(query: &str) -> bool {
+    form_urlencoded::parse(query.as_bytes()).any(|(name, value)| name == "seq" && (value == "true" || value == "1"))
 }
 
 async fn wrong_method() -> Response {
@@ -104,9 +110,9 @@ async fn read_body(mut body: Body, announced: usize, limit: usize, hold: &mut Ho
     Ok(if whole.is_empty() { first } else { whole.freeze() })
 }
 
-fn answered(answer: &Answer) -> Response {
+fn answered(answer: &Answer, with_places: bool) -> Response {
     let code = if answer.is_all_rejected() { StatusCode::BAD_REQUEST } else { StatusCode::OK };
-    json(code, answer.to_json())
+    json(code, if with_places { answer.to_json_with_places() } else { answer.to_json() })
 }
 
 fn refused(refusal: &Refusal) -> Response {
@@ -196,6 +202,16 @@ mod tests {
         let (code, answer) = face.post("{\"x\":1}").await;
         assert_eq!((code, &answer["accepted"], &answer["rejected"][0]["index"]), (400, &0.into(), &0.into()));
         assert_eq!(face.log.records()[&0].len(), 3);
+        let asking = Face { address: format!("{}?seq=true", face.address), ..face };
+        let (_, answer) = asking.post("{\"k\":\"u\",\"event_id\":\"3\"}").await;
+        assert_eq!(answer["seq"], serde_json::json!({"partition": 0, "seq": 4}), "{answer}");
+        assert_eq!((&answer["min_seq"], &answer["accepted"]), (&serde_json::json!({"0": 4}), &1.into()));
+        let (_, answer) = asking.post("{\"k\":\"u\",\"event_id\":\"3\"}").await;
+        assert_eq!(
+            (&answer["seq"], &answer["duplicates"]),
+            (&serde_json::Value::Null, &1.into()),
+            "not known any more"
+        );
     }
 
     #[tokio::test]

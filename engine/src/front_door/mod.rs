@@ -17,5 +17,5 @@ pub mod split;
 pub(crate) mod test_log;
 
 pub use accept::{Accepted, Acceptor, Rejection};
-pub use batch::{Answer, FrontDoor, Limits, Rejected};
+pub use batch::{Answer, FrontDoor, Limits, Place, Places, Rejected};
 pub use refusal::Refusal;

@@ -41,7 +41,7 @@ pub use self::{
     schema::json_schema,
     secret::Secret,
     template::TEMPLATE,
-    units::{duration_text, size_text},
+    units::{duration_text, read_duration, size_text},
 };
 
 /// Largest topology file: room for a thousand features.

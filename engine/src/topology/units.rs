@@ -58,6 +58,11 @@ pub(super) fn duration(text: &str) -> Result<Duration, Wrong> {
     amount(text, "a duration", "30s", &TIME_UNITS, &TIME_ALIASES, TIME_UNITS_TEXT).map(Duration::from_millis)
 }
 
+/// The same for texts that are not of a topology; an error says what is wrong and what to do.
+pub fn read_duration(text: &str) -> Result<Duration, String> {
+    duration(text).map_err(|wrong| format!("{}: {}", wrong.what, wrong.help))
+}
+
 /// Reads `"64MiB"`, `"10GiB"`, `"1KB"` as bytes.
 pub(super) fn size(text: &str) -> Result<u64, Wrong> {
     amount(text, "a size", "64MiB", &SIZE_UNITS, &SIZE_ALIASES, SIZE_UNITS_TEXT)

@@ -1,0 +1,360 @@
+//! The question and the answer of Feast's online server, version 0.67: rows of keys in, columns of values out.
+//!
+//! Pure. Of a reference `view:feature` the feature is ours, and the view is whatever the client calls it. The one entity
+//! column holds keys: texts, or whole numbers. Not here: Feast's registry, so a feature service means nothing to us.
+
+use std::{borrow::Cow, collections::BTreeMap, ops::Range};
+
+use keyloom_actors::{
+    answer::{Chosen, Stored},
+    features::{BUILT_IN, FeatureSet},
+    key::Key,
+    members::members,
+    timestamp::Timestamp,
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{ANSWER_BYTES_MAX, CELLS_MAX, KEYS_MAX, Refusal, ask::check_names};
+
+/// Where every answer says which features have expired.
+const EXPIRED: &str = BUILT_IN[3];
+/// What Feast says where there is no time.
+const NO_TIME: &str = "1970-01-01T00:00:00Z";
+
+/// The body of `POST /get-online-features`. What Feast adds to it later is passed over.
+#[derive(Debug, Deserialize)]
+struct Body<'a> {
+    #[serde(borrow)]
+    entities: BTreeMap<Cow<'a, str>, Vec<&'a RawValue>>,
+    #[serde(default)]
+    features: Vec<Cow<'a, str>>,
+    #[serde(default)]
+    feature_service: Option<Cow<'a, str>>,
+    #[serde(default)]
+    full_feature_names: bool,
+}
+
+/// A question, checked.
+#[derive(Debug)]
+pub struct Question {
+    /// Name of the entity column.
+    column: String,
+    /// Its values as they were sent.
+    entities: Vec<Box<RawValue>>,
+    /// The same as keys, as far as they can be keys.
+    pub keys: Vec<Option<Key>>,
+    /// Names of the columns of the answer.
+    names: Vec<String>,
+    /// Our names of the same features.
+    features: Vec<String>,
+}
+
+impl Question {
+    /// Reads and checks a body.
+    pub fn from_body(body: &[u8]) -> Result<Self, Refusal> {
+        let wrong = |text: String| Err(Refusal::Wrong(text));
+        let Body { entities, features, feature_service, full_feature_names } =
+            serde_json::from_slice(body).map_err(|error| Refusal::Wrong(format!("the body: {error}")))?;
+        if let Some(service) = feature_service.filter(|_| features.is_empty()) {
+            return wrong(format!(
+                "feature service {service:?} is known to Feast's registry alone: ask for features by name"
+            ));
+        }
+        if features.is_empty() {
+            return wrong("no feature is asked for".to_owned());
+        }
+        let columns = entities.len();
+        let Some((column, entities)) = entities.into_iter().next().filter(|_| columns == 1) else {
+            return wrong(format!(
+                "the question has {columns} entity columns: features here have one key, so send one column"
+            ));
+        };
+        if entities.len() > KEYS_MAX {
+            let text = format!("{} entities are asked for; at most {KEYS_MAX} are answered", entities.len());
+            return Err(Refusal::TooMuch(text));
+        }
+        if entities.len().saturating_mul(features.len()) > CELLS_MAX {
+            let text = format!(
+                "{} entities times {} features are more than {CELLS_MAX} values",
+                entities.len(),
+                features.len()
+            );
+            return Err(Refusal::TooMuch(text));
+        }
+        let keys = entities.iter().enumerate().map(|(place, value)| key_of(&column, place, value.get()));
+        let keys = keys.collect::<Result<_, _>>()?;
+        let (names, features): (Vec<_>, Vec<_>) =
+            features.iter().map(|reference| column_of(reference, full_feature_names)).unzip();
+        check_names(Some(&features))?;
+        let mut sorted: Vec<_> = names.iter().collect();
+        sorted.sort_unstable();
+        if let Some(twice) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+            return wrong(format!("two of the features would be called {:?}: ask for full_feature_names", twice[0]));
+        }
+        let entities = entities.into_iter().map(RawValue::to_owned).collect();
+        Ok(Self { column: column.into_owned(), entities, keys, names, features })
+    }
+
+    /// What to ask of each key.
+    pub fn chosen(&self, set: &FeatureSet) -> Chosen {
+        Chosen::new(self.features.iter().map(String::as_str).chain([EXPIRED]), set)
+    }
+
+    /// The values of one key, from its stored answer as of `at`; `None` when that makes no sense.
+    pub fn row(&self, stored: &[u8], set: &FeatureSet, at: Timestamp, chosen: &Chosen) -> Option<Row> {
+        Row::read(stored, set, at, chosen, self.features.len())
+    }
+
+    /// The answer, one row per entity: `None` where nothing is known of it.
+    pub fn answer(&self, rows: &[Option<Row>]) -> Result<Vec<u8>, Refusal> {
+        let cells: usize = rows.iter().flatten().map(|row| row.text.len()).sum();
+        if cells > ANSWER_BYTES_MAX {
+            return Err(Refusal::AnswerTooLarge);
+        }
+        let mut out = Vec::with_capacity(cells + rows.len() * (self.names.len() + 1) * 48);
+        out.extend_from_slice(b"{\"metadata\":{\"feature_names\":");
+        let names = [&self.column].into_iter().chain(&self.names);
+        serde_json::to_writer(&mut out, &names.collect::<Vec<_>>()).expect("texts in memory serialize");
+        out.extend_from_slice(b"},\"results\":[{\"values\":");
+        list(&mut out, self.entities.iter().map(|entity| entity.get().as_bytes()));
+        out.extend_from_slice(b",\"statuses\":");
+        texts(&mut out, self.entities.iter().map(|_| "PRESENT"));
+        out.extend_from_slice(b",\"event_timestamps\":");
+        texts(&mut out, self.entities.iter().map(|_| NO_TIME));
+        for name in &self.features {
+            if out.len() > ANSWER_BYTES_MAX {
+                return Err(Refusal::AnswerTooLarge);
+            }
+            // One feature may be asked for under two names.
+            let place = self.features.iter().position(|known| known == name).unwrap_or(0);
+            let cell = |row: &Option<Row>| row.as_ref().map_or(Cell::Absent, |row| row.cell(place, name));
+            out.extend_from_slice(b"},{\"values\":");
+            list(&mut out, rows.iter().map(|row| row.as_ref().map_or(&b"null"[..], |row| row.value(place))));
+            out.extend_from_slice(b",\"statuses\":");
+            texts(&mut out, rows.iter().map(|row| cell(row).status()));
+            out.extend_from_slice(b",\"event_timestamps\":");
+            texts(&mut out, rows.iter().map(|row| row.as_ref().map_or(NO_TIME, |row| &row.event_time)));
+        }
+        out.extend_from_slice(b"}]}");
+        Ok(out)
+    }
+}
+
+/// The key that an entity is; `None` when it can be none, and then nobody knows it.
+fn key_of(column: &str, place: usize, value: &str) -> Result<Option<Key>, Refusal> {
+    let wrong = || Refusal::Wrong(format!("entities.{column}[{place}] is no key: send a text or a whole number"));
+    match value.as_bytes().first() {
+        Some(b'"') => Ok(Key::new(&serde_json::from_str::<Cow<'_, str>>(value).map_err(|_| wrong())?).ok()),
+        Some(b'n') => Ok(None),
+        Some(b'-' | b'0'..=b'9') if !value.contains(['.', 'e', 'E']) => Ok(Key::new(value).ok()),
+        _ => Err(wrong()),
+    }
+}
+
+/// What a reference `view:feature` is called in the answer, and our name of it.
+fn column_of(reference: &str, full: bool) -> (String, String) {
+    let Some((view, feature)) = reference.rsplit_once(':') else {
+        return (reference.to_owned(), reference.to_owned());
+    };
+    let view = view.split_once('@').map_or(view, |(view, _version)| view);
+    (if full { format!("{view}__{feature}") } else { feature.to_owned() }, feature.to_owned())
+}
+
+fn list<'a>(out: &mut Vec<u8>, values: impl Iterator<Item = &'a [u8]>) {
+    out.push(b'[');
+    for (place, value) in values.enumerate() {
+        if place > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(value);
+    }
+    out.push(b']');
+}
+
+/// The same for texts that need no escape.
+fn texts<'a>(out: &mut Vec<u8>, values: impl Iterator<Item = &'a str>) {
+    out.push(b'[');
+    for (place, value) in values.enumerate() {
+        out.extend_from_slice(if place > 0 { b",\"" } else { b"\"" });
+        out.extend_from_slice(value.as_bytes());
+        out.push(b'"');
+    }
+    out.push(b']');
+}
+
+enum Cell {
+    Present,
+    Null,
+    Expired,
+    Absent,
+}
+
+impl Cell {
+    fn status(self) -> &'static str {
+        match self {
+            Self::Present => "PRESENT",
+            Self::Null => "NULL_VALUE",
+            Self::Expired => "OUTSIDE_MAX_AGE",
+            Self::Absent => "NOT_FOUND",
+        }
+    }
+}
+
+/// The values of one key.
+#[derive(Debug)]
+pub struct Row {
+    text: Vec<u8>,
+    /// By place in the question.
+    values: Vec<Option<Range<usize>>>,
+    expired: Vec<String>,
+    event_time: String,
+}
+
+impl Row {
+    fn read(stored: &[u8], set: &FeatureSet, at: Timestamp, chosen: &Chosen, columns: usize) -> Option<Self> {
+        let stored = Stored::parse(stored)?;
+        let mut text = Vec::new();
+        stored.write_features(&mut text, set, at, Some(chosen))?;
+        let mut values = vec![None; columns];
+        let mut expired = Vec::new();
+        let mut walk = members(&text);
+        while let Some((name, value)) = walk.next() {
+            if name == EXPIRED.as_bytes() {
+                expired = serde_json::from_slice(value).ok()?;
+            }
+            if let Some(cell) = chosen.place(name).and_then(|place| values.get_mut(place)) {
+                let to = text.len() - walk.rest().len();
+                *cell = Some(to - value.len()..to);
+            }
+        }
+        Some(Self { text, values, expired, event_time: stored.event_time.to_rfc3339() })
+    }
+
+    fn value(&self, place: usize) -> &[u8] {
+        self.values.get(place).and_then(Option::as_ref).map_or(b"null", |range| &self.text[range.clone()])
+    }
+
+    fn cell(&self, place: usize, name: &str) -> Cell {
+        match self.values.get(place) {
+            Some(Some(range)) if &self.text[range.clone()] != b"null" => Cell::Present,
+            Some(Some(_)) if self.expired.iter().any(|expired| expired == name) => Cell::Expired,
+            Some(Some(_)) => Cell::Null,
+            _ => Cell::Absent,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::features::tests::{AT, set, stored};
+
+    fn ask(question: &Value) -> Question {
+        Question::from_body(question.to_string().as_bytes()).expect("a question")
+    }
+
+    fn answer(question: &Question, rows: &[Option<&[u8]>], at: Timestamp) -> Value {
+        let set = set();
+        let chosen = question.chosen(&set);
+        let read = |stored: &Option<&[u8]>| stored.and_then(|stored| question.row(stored, &set, at, &chosen));
+        let rows: Vec<_> = rows.iter().map(read).collect();
+        serde_json::from_slice(&question.answer(&rows).expect("an answer")).expect("JSON")
+    }
+
+    #[test]
+    fn columns_answer_to_names_and_rows_to_entities() {
+        let question = ask(&json!({
+            "features": ["v:visits", "v:cart", "v:no", "v:note"], "entities": {"id": ["a", 17, "b"]},
+            "full_feature_names": false, "include_feature_view_version_metadata": false,
+        }));
+        assert_eq!(question.keys, ["a", "17", "b"].map(|key| Key::new(key).ok()));
+        let (one, two) = (stored("a", &set(), |f| f.set("note", &"x")), stored("17", &set(), |f| f.set("note", &())));
+        let answer = answer(&question, &[Some(&one), Some(&two), None], AT);
+        let time = AT.to_rfc3339();
+        let column = |values: Value, statuses: Value| json!({"values": values, "statuses": statuses, "event_timestamps": [time, time, NO_TIME]});
+        let expected = json!({
+            "metadata": {"feature_names": ["id", "visits", "cart", "no", "note"]},
+            "results": [
+                {"values": ["a", 17, "b"], "statuses": ["PRESENT", "PRESENT", "PRESENT"], "event_timestamps": [NO_TIME, NO_TIME, NO_TIME]},
+                column(json!([1, 1, null]), json!(["PRESENT", "PRESENT", "NOT_FOUND"])),
+                column(json!(["/", "/", null]), json!(["PRESENT", "PRESENT", "NOT_FOUND"])),
+                column(json!([null, null, null]), json!(["NOT_FOUND", "NOT_FOUND", "NOT_FOUND"])),
+                column(json!(["x", null, null]), json!(["PRESENT", "NULL_VALUE", "NOT_FOUND"])),
+            ],
+        });
+        assert_eq!(answer, expected);
+    }
+
+    #[test]
+    fn what_is_no_longer_served_is_outside_its_age() {
+        let question = ask(
+            &json!({"features": ["v@v2:cart", "w:cart", "visits"], "entities": {"id": ["a"]}, "full_feature_names": true}),
+        );
+        let stored = stored("a", &set(), |_| {});
+        let later = Timestamp(AT.0 + 3_601 * 1_000_000);
+        let answer = answer(&question, &[Some(&stored)], later);
+        assert_eq!(answer["metadata"]["feature_names"], json!(["id", "v__cart", "w__cart", "visits"]));
+        for column in [1, 2] {
+            assert_eq!(answer["results"][column]["values"], json!([null]));
+            assert_eq!(answer["results"][column]["statuses"], json!(["OUTSIDE_MAX_AGE"]));
+        }
+        assert_eq!(answer["results"][3]["statuses"], json!(["PRESENT"]));
+    }
+
+    #[test]
+    fn what_cannot_be_answered_is_refused_with_words() {
+        let many: Vec<_> = (0..KEYS_MAX).map(|i| format!("f:{i}")).collect();
+        let keys: Vec<_> = (0..=KEYS_MAX).collect();
+        for (question, code, says) in [
+            (json!([]), 400, "the body: "),
+            (json!({"features": ["v:a"]}), 400, "the body: "),
+            (json!({"features": ["v:a"], "entities": {}}), 400, "0 entity columns"),
+            (json!({"features": ["v:a"], "entities": {"a": ["x"], "b": ["y"]}}), 400, "2 entity columns"),
+            (json!({"features": [], "entities": {"a": ["x"]}}), 400, "no feature"),
+            (json!({"feature_service": "s", "entities": {"a": ["x"]}}), 400, "registry"),
+            (json!({"features": ["v:a", "w:a"], "entities": {"a": ["x"]}}), 400, "full_feature_names"),
+            (json!({"features": ["v:a"], "entities": {"a": ["x", 1.5]}}), 400, "entities.a[1]"),
+            (json!({"features": ["v:a"], "entities": {"a": [{"x": 1}]}}), 400, "entities.a[0]"),
+            (json!({"features": ["v:a"], "entities": {"a": keys}}), 413, "1001 entities"),
+            (json!({"features": many, "entities": {"a": (0..101).collect::<Vec<_>>()}}), 413, "100000 values"),
+        ] {
+            let refusal = Question::from_body(question.to_string().as_bytes()).expect_err(says);
+            assert!(refusal.to_string().contains(says) && refusal.code() == code, "{refusal}");
+        }
+        let nobody = ask(&json!({"features": ["v:a"], "entities": {"a": [null, "", "x".repeat(600)]}}));
+        assert_eq!(nobody.keys, [None, None, None]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_body_is_judged(body in proptest::collection::vec(any::<u8>(), 0..120)) {
+            let _either_way = Question::from_body(&body);
+        }
+
+        #[test]
+        fn every_column_has_a_value_and_a_status_per_entity(
+            entities in proptest::collection::vec("[a-c\"\\\\]{1,3}", 0..6),
+            names in proptest::collection::btree_set("(visits|cart|note|late_events|x[0-9])", 1..6),
+            known in proptest::collection::vec(any::<bool>(), 6),
+        ) {
+            let question = ask(&json!({
+                "features": names.iter().map(|name| format!("v:{name}")).collect::<Vec<_>>(), "entities": {"k": entities},
+            }));
+            let stored = stored("a", &set(), |features| features.set("note", &"},\"event_time\":\""));
+            let rows: Vec<_> = (0..entities.len()).map(|i| known[i].then_some(&stored[..])).collect();
+            let answer = answer(&question, &rows, AT);
+            let columns = answer["metadata"]["feature_names"].as_array().map(Vec::len);
+            prop_assert_eq!(columns, answer["results"].as_array().map(Vec::len));
+            prop_assert_eq!(&answer["results"][0]["values"], &json!(entities));
+            for column in answer["results"].as_array().expect("columns") {
+                for part in ["values", "statuses", "event_timestamps"] {
+                    prop_assert_eq!(column[part].as_array().map(Vec::len), Some(entities.len()));
+                }
+            }
+        }
+    }
+}

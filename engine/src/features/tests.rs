@@ -1,0 +1,224 @@
+//! Stored answers to test with, and what a reader makes of them: over an engine's memory and a store that tests fill.
+
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use keyloom_actors::{
+    answer::{Head, write},
+    event::{EventBatch, KeyPaths},
+    features::{Definition, FeatureSet, FeatureState, Function, Settings},
+    handler::{Features, Registry},
+    key::Key,
+    ports::{Claim, LogRecord, RecordKey, Store, StoreEntry, StoreError},
+    session_features::SessionFeatures,
+    timestamp::Timestamp,
+};
+use serde_json::Value;
+
+use super::*;
+
+/// Time of the one event behind every answer here.
+pub(crate) const AT: Timestamp = Timestamp(1_795_176_000_000_000);
+
+/// Declared features: one that lasts, one that expires after an hour.
+pub(crate) fn set() -> FeatureSet {
+    let visits = Definition::new(Function::Count);
+    let of = Some("page_url".to_owned());
+    let cart = Definition { of, ttl: Some(Duration::from_secs(3_600)), ..Definition::new(Function::Last) };
+    FeatureSet::compile(vec![("visits".to_owned(), visits), ("cart".to_owned(), cart)], Settings::default())
+        .expect("sound definitions")
+}
+
+/// The answer of `key` after one event, as it is stored at sequence 7.
+pub(crate) fn stored(key: &str, set: &FeatureSet, handler: impl FnOnce(&mut Features<'_>)) -> Bytes {
+    let payload = Bytes::from_static(br#"{"domain_userid":"u","page_url":"/"}"#);
+    let record = LogRecord { seq: 1, stored: AT, key: None, payload, scanned: None };
+    let batch = EventBatch::decode(0, vec![record], &KeyPaths::new(["domain_userid"]), None);
+    let mut state = FeatureState::new(set);
+    state.apply(set, batch.get(0));
+    let key = Key::new(key).expect("a key");
+    write(Head { key: &key, partition: 0, event_time: AT, seq: 7 }, handler, Some((set, &state)))
+}
+
+/// A store that holds answers and can be away.
+#[derive(Default)]
+pub(crate) struct Shelf {
+    pub(crate) answers: Mutex<std::collections::HashMap<RecordKey, Bytes>>,
+    pub(crate) away: AtomicBool,
+    /// Keys of each question so far.
+    pub(crate) asked: Mutex<Vec<usize>>,
+}
+
+impl Shelf {
+    pub(crate) fn put(&self, key: &str, answer: Bytes) {
+        let key = RecordKey::Feature(Key::new(key).expect("a key"));
+        self.answers.lock().expect("no test panics with it").insert(key, answer);
+    }
+}
+
+#[async_trait]
+impl Store for Shelf {
+    async fn claim(&self, partition: u32, _: &str) -> Result<Claim, StoreError> {
+        Err(StoreError::Fenced(partition))
+    }
+
+    async fn get(&self, keys: &[RecordKey]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        if self.away.load(Ordering::Relaxed) {
+            return Err(StoreError::Unavailable("away".to_owned()));
+        }
+        self.asked.lock().expect("no test panics with it").push(keys.len());
+        let answers = self.answers.lock().expect("no test panics with it");
+        Ok(keys.iter().map(|key| answers.get(key).cloned()).collect())
+    }
+
+    async fn commit(&self, claim: &mut Claim, _: Bytes, _: Vec<StoreEntry>, _: bool) -> Result<(), StoreError> {
+        Err(StoreError::Fenced(claim.partition))
+    }
+
+    fn batch_max(&self) -> usize {
+        1
+    }
+
+    async fn dead_letters(&self, _: u32, _: u64, _: usize) -> Result<Vec<(u64, Bytes)>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn first_timers(&self, _: u32, _: usize) -> Result<Vec<(Timestamp, Key)>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn remove(&self, _: &[RecordKey]) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+/// A reader of one partition that runs, with its sources.
+pub(crate) fn reader() -> (std::sync::Arc<FeatureReader>, Sources, std::sync::Arc<Shelf>) {
+    let mut registry = Registry::default();
+    registry.add::<SessionFeatures>("session-features");
+    let factory = registry.build("session-features", serde_json::json!({}), set().into()).expect("it ships");
+    let shelf = std::sync::Arc::new(Shelf::default());
+    let status = keyloom_actors::status::Status::default();
+    status.running.store(true, Ordering::Relaxed);
+    let sources = Sources {
+        statuses: vec![status.into()],
+        cache: std::sync::Arc::new(keyloom_actors::feature_cache::FeatureCache::new(100)),
+        store: std::sync::Arc::<Shelf>::clone(&shelf),
+        factory,
+    };
+    (std::sync::Arc::new(FeatureReader::new(sources.clone())), sources, shelf)
+}
+
+async fn page(reader: &FeatureReader, ask: &Ask) -> Value {
+    let all = reader.read(ask).await.expect("answers");
+    let mut page = Page::new(reader.declared(), reader.now(), ask.features.as_deref());
+    let (text, statuses) = page.many(&all, |p| reader.progress(p)).await.expect("it fits");
+    let page: Value = serde_json::from_slice(&text).expect("JSON");
+    let names: Vec<_> = statuses.iter().map(|status| status.name()).collect();
+    assert_eq!(page["statuses"], serde_json::json!(names));
+    page
+}
+
+fn ask(body: &Value) -> Ask {
+    Ask::from_body(body.to_string().as_bytes()).expect("an ask")
+}
+
+fn publish(sources: &Sources, key: &str, answer: Bytes) {
+    sources.cache.publish(std::iter::once((Key::new(key).expect("a key"), answer)));
+}
+
+#[tokio::test]
+async fn keys_are_answered_in_order_and_the_store_is_asked_once() {
+    let (reader, sources, shelf) = reader();
+    for key in ["stored", "other"] {
+        shelf.put(key, stored(key, &set(), |_| {}));
+    }
+    publish(&sources, "resident", stored("resident", &set(), |_| {}));
+    shelf.put("odd", Bytes::from_static(b"{}"));
+    let keys = ["stored", "nobody", "resident", "odd", "other", "stored"];
+    let page = page(&reader, &ask(&serde_json::json!({"keys": keys, "features": ["visits"]}))).await;
+    let found = page["results"].as_array().expect("a list");
+    assert_eq!(page["statuses"], serde_json::json!(["found", "unknown", "found", "unreadable", "found", "found"]));
+    for (key, answer) in keys.iter().zip(found).filter(|(key, _)| !["nobody", "odd"].contains(key)) {
+        assert_eq!((&answer["key"], &answer["features"]), (&(*key).into(), &serde_json::json!({"visits": 1})));
+        assert_eq!(answer["lag"], serde_json::json!({"events": 0, "seconds": 0.0}));
+        let age = answer["age"].as_f64().expect("seconds");
+        let as_of = Timestamp::parse(answer["as_of"].as_str().expect("a time")).expect("a time");
+        assert!((as_of.seconds_since(AT) - age).abs() < 1e-6, "{answer}");
+        assert!(answer["stale"].is_null() && answer["behind"].is_null() && answer["missing"].is_null());
+    }
+    assert_eq!((&found[1], &found[3]), (&Value::Null, &Value::Null));
+    assert_eq!(*shelf.asked.lock().expect("no panic"), [5]);
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_leaves_what_is_in_memory_and_says_that_it_is_old() {
+    let (reader, sources, shelf) = reader();
+    publish(&sources, "resident", stored("resident", &set(), |_| {}));
+    shelf.away.store(true, Ordering::Relaxed);
+    sources.statuses[0].set_trouble(Some("the store does not take writes".to_owned()));
+    let answer = page(&reader, &ask(&serde_json::json!({"keys": ["resident"]}))).await;
+    assert_eq!(answer["results"][0]["stale"], true, "{answer}");
+    let refusal = reader.read(&ask(&serde_json::json!({"keys": ["resident", "other"]}))).await.expect_err("away");
+    assert_eq!(refusal.code(), 503);
+    sources.statuses[0].set_trouble(None);
+    for (flag, stale) in [(&sources.statuses[0].log_away, true), (&sources.statuses[0].running, false)] {
+        flag.store(stale, Ordering::Relaxed);
+        let answer = page(&reader, &ask(&serde_json::json!({"keys": ["resident"]}))).await;
+        assert_eq!(answer["results"][0]["stale"], true, "{answer}");
+        flag.store(!stale, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_sees_what_it_wrote_or_is_told_that_it_does_not() {
+    let (reader, sources, _) = reader();
+    let status = &sources.statuses[0];
+    let ask = |seq: u64, wait: &str| ask(&serde_json::json!({"keys": ["u"], "min_seq": {"0": seq}, "wait": wait}));
+    // Nothing comes: it waits as long as it wants to, and there is nothing.
+    let began = tokio::time::Instant::now();
+    let page_of = page(&reader, &ask(7, "250ms")).await;
+    assert_eq!((&page_of["statuses"][0], &page_of["results"][0]), (&"behind".into(), &Value::Null));
+    assert_eq!(began.elapsed(), Duration::from_millis(250));
+    assert!(status.readers.asked(u64::MAX).is_empty(), "who gave up is forgotten");
+    // It comes while somebody waits.
+    let key = Key::new("u").expect("a key");
+    let (asked, page_of) = tokio::join!(
+        async {
+            while status.readers.is_empty() {
+                tokio::task::yield_now().await;
+            }
+            let asked = status.readers.asked(7);
+            publish(&sources, "u", stored("u", &set(), |_| {}));
+            status.readers.shown(std::iter::once((&key, 7)));
+            asked
+        },
+        async { page(&reader, &ask(7, "10s")).await }
+    );
+    assert_eq!(asked, [(key.clone(), 7)]);
+    assert_eq!((&page_of["statuses"][0], &page_of["results"][0]["seq"]), (&"found".into(), &7.into()));
+    // It is there already.
+    assert_eq!(page(&reader, &ask(7, "0s")).await["statuses"][0], "found");
+    // A key of which nothing more comes: its partition says so.
+    let told = async {
+        while status.readers.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        status.readers.shown(std::iter::once((&key, 9)));
+    };
+    let (page_of, ()) = tokio::join!(async { page(&reader, &ask(9, "10s")).await }, told);
+    assert_eq!((&page_of["statuses"][0], &page_of["results"][0]["behind"]), (&"found".into(), &Value::Null));
+    // A checkpoint has passed it; and another one has not.
+    status.owed_from.store(u64::MAX, Ordering::Relaxed);
+    status.cut.store(20, Ordering::Relaxed);
+    assert_eq!(page(&reader, &ask(20, "0s")).await["statuses"][0], "found");
+    let page_of = page(&reader, &ask(21, "0s")).await;
+    assert_eq!((&page_of["statuses"][0], &page_of["results"][0]["behind"]), (&"behind".into(), &true.into()));
+}

@@ -1,0 +1,167 @@
+//! How answers look: the stored text of a key with what is true only now, and pages of many keys.
+//!
+//! Pure. Nothing is read that need not be: an answer of a key is its stored text with a tail.
+
+use std::fmt::Write as _;
+
+use keyloom_actors::{
+    answer::{Chosen, Stored},
+    features::FeatureSet,
+    timestamp::Timestamp,
+};
+
+use super::{ANSWER_BYTES_MAX, Found, Refusal};
+
+/// What became of a key that was asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Status {
+    /// Its answer is here.
+    Found,
+    /// No event of it was processed yet.
+    Unknown,
+    /// It may not show all that it was asked to; there may be no answer at all.
+    Behind,
+    /// What is stored makes no sense; there is no answer.
+    Unreadable,
+}
+
+impl Status {
+    /// Its name in answers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Found => "found",
+            Self::Unknown => "unknown",
+            Self::Behind => "behind",
+            Self::Unreadable => "unreadable",
+        }
+    }
+}
+
+/// How far a partition is, at the time of an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Progress {
+    /// Events that its log has beyond what was processed.
+    pub lag_events: u64,
+    /// How long ago the last processed event was stored, in seconds, while there is lag.
+    pub lag_seconds: f64,
+    /// What is served of it may be older than it should be.
+    pub stale: bool,
+}
+
+/// Puts the answers of one request together, all as of one moment.
+pub struct Page<'a> {
+    set: &'a FeatureSet,
+    at: Timestamp,
+    chosen: Option<Chosen>,
+    as_of: String,
+    /// What each partition that was met has to say.
+    tails: Vec<(u32, String)>,
+}
+
+impl<'a> Page<'a> {
+    /// A page as of `at`, with all features or the named ones.
+    pub fn new(set: &'a FeatureSet, at: Timestamp, features: Option<&[String]>) -> Self {
+        let chosen = features.map(|names| Chosen::new(names.iter().map(String::as_str), set));
+        Self { set, at, chosen, as_of: at.to_rfc3339(), tails: Vec::new() }
+    }
+
+    /// When it is as of, as text.
+    pub fn as_of(&self) -> &str {
+        &self.as_of
+    }
+
+    /// Appends the answer of one key, or `null`; says what it is. `progress` is asked once per partition.
+    pub fn answer(&mut self, out: &mut Vec<u8>, found: &Found, progress: impl FnOnce() -> Progress) -> Status {
+        let none = if found.behind { Status::Behind } else { Status::Unknown };
+        let from = out.len();
+        let written = match found.stored.as_deref() {
+            None => Ok(none),
+            Some(stored) => self.write(out, stored, found, progress).ok_or(Status::Unreadable),
+        };
+        match written {
+            Ok(status @ (Status::Found | Status::Behind)) if out.len() > from => status,
+            Ok(status) | Err(status) => {
+                out.truncate(from);
+                out.extend_from_slice(b"null");
+                status
+            }
+        }
+    }
+
+    fn write(
+        &mut self,
+        out: &mut Vec<u8>,
+        stored: &[u8],
+        found: &Found,
+        progress: impl FnOnce() -> Progress,
+    ) -> Option<Status> {
+        let stored = Stored::parse(stored)?;
+        stored.write(out, self.set, self.at, self.chosen.as_ref())?;
+        out.extend_from_slice(b",\"as_of\":\"");
+        out.extend_from_slice(self.as_of.as_bytes());
+        out.extend_from_slice(b"\",\"age\":");
+        let age = self.at.0.saturating_sub(stored.event_time.0).max(0);
+        // Seconds with all micros, without the detour over a binary fraction.
+        let mut text = String::with_capacity(24);
+        write!(text, "{}.{:06}", age / 1_000_000, age % 1_000_000).expect("a text in memory takes more");
+        out.extend_from_slice(text.as_bytes());
+        out.extend_from_slice(self.tail(found.partition, progress).as_bytes());
+        if found.behind {
+            out.extend_from_slice(b",\"behind\":true");
+        }
+        out.push(b'}');
+        Some(if found.behind { Status::Behind } else { Status::Found })
+    }
+
+    fn tail(&mut self, partition: u32, progress: impl FnOnce() -> Progress) -> &str {
+        let place = self.tails.iter().position(|(known, _)| *known == partition).unwrap_or_else(|| {
+            let Progress { lag_events, lag_seconds, stale } = progress();
+            let stale = if stale { ",\"stale\":true" } else { "" };
+            let tail = format!(",\"lag\":{{\"events\":{lag_events},\"seconds\":{lag_seconds:.3}}}{stale}");
+            self.tails.push((partition, tail));
+            self.tails.len() - 1
+        });
+        &self.tails[place].1
+    }
+
+    /// The answer to a request for many keys: `{"results":[{...}|null,...],"statuses":["found","unknown",...]}`. Between two
+    /// keys others may run.
+    pub async fn many(
+        &mut self,
+        all: &[Found],
+        progress: impl Fn(u32) -> Progress,
+    ) -> Result<(Vec<u8>, Vec<Status>), Refusal> {
+        let mut out = Vec::with_capacity(self.size_of(all));
+        let mut statuses = Vec::with_capacity(all.len());
+        out.extend_from_slice(b"{\"results\":[");
+        for (place, found) in all.iter().enumerate() {
+            if place > 0 {
+                out.push(b',');
+            }
+            statuses.push(self.answer(&mut out, found, || progress(found.partition)));
+            if out.len() > ANSWER_BYTES_MAX {
+                return Err(Refusal::AnswerTooLarge);
+            }
+            if place % KEYS_AT_A_TIME == KEYS_AT_A_TIME - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+        out.extend_from_slice(b"],\"statuses\":[");
+        for (place, status) in statuses.iter().enumerate() {
+            out.extend_from_slice(if place > 0 { b",\"" } else { b"\"" });
+            out.extend_from_slice(status.name().as_bytes());
+            out.push(b'"');
+        }
+        out.extend_from_slice(b"]}");
+        Ok((out, statuses))
+    }
+
+    /// About how large the answer becomes: what is stored, when all of it is wanted.
+    fn size_of(&self, all: &[Found]) -> usize {
+        let stored: usize = all.iter().filter_map(|found| found.stored.as_ref()).map(|stored| stored.len() + 150).sum();
+        (if self.chosen.is_some() { stored / 4 } else { stored }).min(ANSWER_BYTES_MAX) + all.len() * 16 + 64
+    }
+}
+
+/// Keys that are answered before others get their turn: with hundreds of features that change with time about 5 ms.
+const KEYS_AT_A_TIME: usize = 64;

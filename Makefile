@@ -5,7 +5,7 @@ CARGO ?= cargo
 # The profile's folder; scripts find the binary there.
 TARGET := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: demo test faults bench bench-features bench-reliability check tools
+.PHONY: demo test faults bench bench-http bench-features bench-reliability check tools
 
 demo: ## the whole engine on this machine, with live traffic; Ctrl-C ends it, DEMO_SECONDS=20 ends it by itself
 	$(CARGO) build --locked --release --package keyloom-engine --bin keyloom
@@ -17,8 +17,14 @@ test: tools check ## everything, against real servers
 faults: tools ## the engine killed and cut off hundreds of times, then audited; KEYLOOM_FAULT_KILLS, KEYLOOM_FAULT_SEED
 	scripts/faults.sh
 
-bench: ## the whole job against its limits
-	$(CARGO) run --locked --release --package keyloom-benches --bin bench
+bench: tools ## the whole job against its limits, and what the HTTP faces can do
+	$(CARGO) build --locked --release --package keyloom-engine --bin keyloom
+	. .tools/env.sh && $(CARGO) run --locked --release --package keyloom-benches --bin bench
+	$(CARGO) run --locked --release --package keyloom-benches --bin bench-http
+
+bench-http: tools ## events in, features out, and from one to the other, over HTTP
+	$(CARGO) build --locked --release --package keyloom-engine --bin keyloom
+	$(CARGO) run --locked --release --package keyloom-benches --bin bench-http
 
 bench-features: ## what declared features cost per event and per answer, on one core
 	$(CARGO) run --locked --release --package keyloom-benches --bin bench-features

@@ -128,7 +128,7 @@ fn events(key: usize) -> EventBatch {
             sku % 12,
         );
         let stored = Timestamp(time + 1_000_000);
-        LogRecord { seq: i as u64 + 1, stored, key: None, payload: Bytes::from(text), scanned: None }
+        LogRecord { seq: i as u64 + 1, stored, key: None, payload: Bytes::from(text), scanned: None, envelope: None }
     });
     EventBatch::decode(0, records.collect(), &KeyPaths::new(["domain_userid"]), None)
 }

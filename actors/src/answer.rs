@@ -281,6 +281,7 @@ mod tests {
             key: None,
             payload: Bytes::from_static(br#"{"domain_userid":"u"}"#),
             scanned: None,
+            envelope: None,
         };
         let batch = EventBatch::decode(0, vec![record], &KeyPaths::new(["domain_userid"]), None);
         let mut state = FeatureState::new(set);

@@ -357,7 +357,7 @@ impl Cell {
         };
         self.owes = false;
         let due = core.waiting().timers.next_due();
-        let in_store = if core.waiting().look_ups.is_empty() { due } else { Some(Timestamp(0)) };
+        let in_store = stored.as_ref().and_then(|(_, version)| record::next_due_of(version));
         self.stored_due = (!is_after_crash).then_some(in_store);
         // The partition has read what the store says. Told again where that may be wrong.
         self.told_due = (!is_after_crash && due.is_none()).then_some(None);

@@ -14,9 +14,12 @@ use crate::{
     fields::{self, Field, FieldId, Known, Scanned, Value},
     handler::Fault,
     key,
+    key_paths::FoundKey,
     ports::LogRecord,
     timestamp::{DAY, Timestamp},
 };
+
+pub use crate::key_paths::KeyPaths;
 
 /// Event times before this (2000-01-01) are clamped to the time of storing.
 const EVENT_TIME_MIN: Timestamp = Timestamp(946_684_800_000_000);
@@ -102,63 +105,14 @@ pub struct QueuedEvent {
     index: u32,
 }
 
-/// How the key of an event is found when the log does not say it: field names, tried in order.
-#[derive(Clone, Debug)]
-pub struct KeyPaths(Vec<KeyPath>);
-
-#[derive(Clone, Debug)]
-struct KeyPath {
-    field: FieldId,
-    name: String,
-    inside: Vec<String>,
-}
-
-impl KeyPaths {
-    /// Paths such as `domain_userid` or `user.id`.
-    pub fn new(paths: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
-        let parse = |path: &str| {
-            let mut parts = path.split('.').map(str::to_owned);
-            let name = parts.next().unwrap_or_default();
-            KeyPath { field: FieldId::of(&name), name, inside: parts.collect() }
-        };
-        Self(paths.into_iter().map(|p| parse(p.as_ref())).collect())
-    }
-
-    /// The first path that leads to a usable key, or what is wrong with the event.
-    pub fn find<'a>(&self, fields: &[Field], known: &Known, payload: &'a str) -> Result<Cow<'a, str>, String> {
-        let mut problem = None;
-        for path in &self.0 {
-            let value = find(fields, known, payload, path.field, &path.name).filter(|v| v.kind != fields::Kind::Null);
-            let Some(value) = value else { continue };
-            let text = if path.inside.is_empty() {
-                value.as_str()
-            } else {
-                let inner = path.inside.iter().try_fold(value.raw, |object, name| fields::member(object, name));
-                inner.and_then(|raw| serde_json::from_str::<String>(raw).ok().map(Cow::Owned))
-            };
-            match text.map(|t| key::check(&t).map(|()| t)) {
-                Some(Ok(text)) => return Ok(text),
-                Some(Err(error)) => problem = Some(format!("{}: {error}", path.name)),
-                None => problem = Some(format!("{} is not a string", path.name)),
-            }
-        }
-        Err(problem.unwrap_or_else(|| format!("none of these fields is present: {self}")))
-    }
-}
-
-impl std::fmt::Display for KeyPaths {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (i, path) in self.0.iter().enumerate() {
-            write!(f, "{}{}", if i > 0 { ", " } else { "" }, path.name)?;
-            for inner in &path.inside {
-                write!(f, ".{inner}")?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn find<'a>(fields: &[Field], known: &Known, payload: &'a str, id: FieldId, name: &str) -> Option<Value<'a>> {
+/// The value of a field: by its id, and by its name where the id is [`FieldId::Other`].
+pub(crate) fn field_value<'a>(
+    fields: &[Field],
+    known: &Known,
+    payload: &'a str,
+    id: FieldId,
+    name: &str,
+) -> Option<Value<'a>> {
     if id != FieldId::Other {
         return fields.get(known.place(id)?).map(|f| f.value(payload));
     }
@@ -253,7 +207,7 @@ impl EventBatch {
 }
 
 fn decode_one(record: LogRecord, keys: &KeyPaths, fields: &mut Vec<Field>, clamped: &mut u64) -> Event {
-    let LogRecord { seq, stored, key, payload, scanned: given } = record;
+    let LogRecord { seq, stored, key, payload, scanned: given, envelope } = record;
     let start = fields.len();
     let mut refused = None;
     let text = ByteString::try_from(payload.clone()).unwrap_or_else(|_| {
@@ -268,7 +222,7 @@ fn decode_one(record: LogRecord, keys: &KeyPaths, fields: &mut Vec<Field>, clamp
         }
     }
     let scanned = given.as_ref().map_or(&fields[start..], Scanned::as_slice);
-    let value = |id| find(scanned, &known, &text, id, "");
+    let value = |id| field_value(scanned, &known, &text, id, "");
     if let Some(reason) = value(FieldId::Rejected).and_then(|v| v.as_str()) {
         let reason = Reason::from_label(&reason).unwrap_or(Reason::Parse);
         let said = fields::member(&text, "error").and_then(|error| serde_json::from_str(error).ok());
@@ -279,9 +233,9 @@ fn decode_one(record: LogRecord, keys: &KeyPaths, fields: &mut Vec<Field>, clamp
         |given| ByteString::try_from(given).map_err(|_| key::KeyError::NotUtf8.to_string()),
     );
     if refused.is_none() && matches!(&key, Ok(key) if key.is_empty()) {
-        key = keys.find(scanned, &known, &text).map(|found| match found {
-            Cow::Borrowed(found) => text.slice_ref(found),
-            Cow::Owned(found) => found.into(),
+        key = keys.find(scanned, &known, &text, envelope.as_deref()).map(|found| match found {
+            FoundKey::Payload(found) => text.slice_ref(found),
+            FoundKey::Apart(found) => found,
         });
     }
     let checked = key.and_then(|key| key::check(&key).map(|()| key).map_err(|e| e.to_string()));
@@ -339,17 +293,17 @@ impl<'a> EventRef<'a> {
 
     /// A field's value by id, for the well-known ones.
     pub fn value(&self, id: FieldId) -> Option<Value<'a>> {
-        find(self.fields, &self.event.known, &self.event.text, id, "")
+        field_value(self.fields, &self.event.known, &self.event.text, id, "")
     }
 
     /// A field's value by its id, and by its name where the id is [`FieldId::Other`].
     pub fn find(&self, id: FieldId, name: &str) -> Option<Value<'a>> {
-        find(self.fields, &self.event.known, &self.event.text, id, name)
+        field_value(self.fields, &self.event.known, &self.event.text, id, name)
     }
 
     /// A field's value by name.
     pub fn value_named(&self, name: &str) -> Option<Value<'a>> {
-        find(self.fields, &self.event.known, &self.event.text, FieldId::of(name), name)
+        field_value(self.fields, &self.event.known, &self.event.text, FieldId::of(name), name)
     }
 
     /// The whole event as a type of yours; an event that does not fit is rejected with the reason.
@@ -396,6 +350,7 @@ mod tests {
             key: key.map(|k| Bytes::copy_from_slice(k.as_bytes())),
             payload: Bytes::copy_from_slice(payload.as_bytes()),
             scanned: None,
+            envelope: None,
         };
         EventBatch::decode(0, vec![record], &KeyPaths::new(["domain_userid", "user.id"]), None)
     }

@@ -152,6 +152,7 @@ impl HandlerTest {
                 key: Some(Bytes::copy_from_slice(key.as_str().as_bytes())),
                 payload: event::tick(due),
                 scanned: None,
+                envelope: None,
             };
             self.try_record(record).applied();
         }
@@ -176,7 +177,14 @@ impl HandlerTest {
     pub fn json(&mut self, event: &str) -> Ended {
         self.seq += 1;
         let payload = Bytes::copy_from_slice(event.as_bytes());
-        self.try_record(LogRecord { seq: self.seq, stored: self.clock, key: None, payload, scanned: None })
+        self.try_record(LogRecord {
+            seq: self.seq,
+            stored: self.clock,
+            key: None,
+            payload,
+            scanned: None,
+            envelope: None,
+        })
     }
 
     /// The features of `key`, an object; empty for a key without events.
@@ -225,7 +233,7 @@ impl HandlerTest {
         let payload = look_ups::answer(look_up, result.map_err(str::to_owned));
         self.seq += 1;
         let key = Some(Bytes::copy_from_slice(key.as_bytes()));
-        self.try_record(LogRecord { seq: self.seq, stored: self.clock, key, payload, scanned: None })
+        self.try_record(LogRecord { seq: self.seq, stored: self.clock, key, payload, scanned: None, envelope: None })
     }
 
     /// Takes the rows that were emitted since this was last asked; all of them must be of table `R`.

@@ -27,6 +27,7 @@ pub mod fields;
 pub mod handler;
 pub mod handler_test;
 pub mod key;
+pub mod key_paths;
 pub mod look_ups;
 pub mod members;
 pub mod observe;

@@ -8,7 +8,9 @@ use std::{fmt, ops::RangeInclusive, sync::Arc};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{event::EventBatch, fields::Scanned, key::Key, outbox::Block, timestamp::Timestamp};
+use crate::{
+    event::EventBatch, fields::Scanned, key::Key, key_paths::EnvelopeKeys, outbox::Block, timestamp::Timestamp,
+};
 
 // ---- log ------------------------------------------------------------------------------------------------------------
 
@@ -41,6 +43,9 @@ pub struct LogRecord {
     pub payload: Bytes,
     /// Its fields, where it comes straight from whoever scanned it.
     pub scanned: Option<Scanned>,
+    /// What the key paths found beside the payload, where the log does not say the key and they look there: a home that
+    /// keeps headers and subjects of foreign writers notes it anew at each read.
+    pub envelope: Option<Box<EnvelopeKeys>>,
 }
 
 /// What became of one [`NewRecord`].

@@ -199,6 +199,7 @@ mod tests {
             key: None,
             payload: Bytes::from_static(br#"{"domain_userid":"u-1","event_id":"e-9"}"#),
             scanned: None,
+            envelope: None,
         };
         crate::event::EventBatch::decode(0, vec![record], &crate::event::KeyPaths::new(["domain_userid"]), None)
     }

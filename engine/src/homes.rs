@@ -12,6 +12,7 @@ use keyloom_actors::{
 use crate::{
     embedded::{EmbeddedHome, EmbeddedLog, EmbeddedOptions, EmbeddedStore},
     lake, nats,
+    running::key_paths,
     topology::{self, Topology},
 };
 
@@ -120,6 +121,7 @@ pub fn log_options(topology: &Topology) -> anyhow::Result<nats::LogOptions> {
         max_age: retention.age,
         max_bytes: retention.bytes,
         dedupe_window: *dedupe_window,
+        keys: key_paths(topology),
     })
 }
 

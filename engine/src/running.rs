@@ -116,7 +116,7 @@ impl Witness {
 
 /// How keys are found, as the topology says.
 pub fn key_paths(topology: &Topology) -> KeyPaths {
-    KeyPaths::new(&topology.sessions.key)
+    KeyPaths::new(&topology.sessions.key).with_fallback(topology.sessions.key_fallback.as_deref())
 }
 
 impl Running {

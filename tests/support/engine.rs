@@ -47,6 +47,8 @@ pub struct Topology {
     pub sessions: String,
     /// Appended as it is.
     pub more: String,
+    /// The whole file instead of all that: with `127.0.0.1:8080` in the place of the port, and the usual address of NATS.
+    pub file: Option<String>,
     /// Addresses that the process may use, in bytes: beyond, it gets no more memory. No limit when `None`.
     pub memory_max: Option<u64>,
     /// What the process finds in its environment, beside the credentials of a test. Counts from the next start on.
@@ -65,6 +67,11 @@ pub struct S3Lake {
 impl Topology {
     /// The text of the file.
     pub fn text(&self, port: u16) -> String {
+        if let Some(file) = &self.file {
+            let nats = self.nats.as_deref().unwrap_or_default();
+            let text = file.replace("127.0.0.1:8080", &format!("127.0.0.1:{port}"));
+            return text.replace("nats://127.0.0.1:4222", nats);
+        }
         let handler = if self.handler.is_empty() { "session-features" } else { &self.handler };
         let (nats, log, store) = match &self.nats {
             None => (String::new(), "kind = \"embedded\"\nfsync = \"group\"".to_owned(), "kind = \"embedded\""),

@@ -4,6 +4,7 @@
 use std::{fs, io::ErrorKind, path::PathBuf, sync::Arc, time::Duration};
 
 use keyloom_actors::{
+    key_paths::KeyPaths,
     ports::{Lake, Log, Store},
     timestamp::SystemClock,
 };
@@ -59,6 +60,7 @@ impl Home {
             max_age: None,
             max_bytes: None,
             dedupe_window: DEDUPE_WINDOW,
+            keys: KeyPaths::new(["domain_userid"]),
         };
         Arc::new(nats::open_log(&connection, options).await.unwrap_or_else(|e| panic!("{e}")))
     }

@@ -40,6 +40,19 @@ impl Metrics {
     pub fn count(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
         self.sum(name, labels).unwrap_or(0.0) as u64
     }
+
+    /// The upper bound of the bucket of a histogram without labels in which `share` (0 to 1) of its values end; `None` when
+    /// it has none.
+    pub fn quantile(&self, histogram: &str, share: f64) -> Option<f64> {
+        let bucket = format!("{histogram}_bucket");
+        let of = |series: &&Series| series.name == bucket;
+        let bound = |series: &Series| series.labels.iter().find(|(name, _)| name == "le")?.1.parse::<f64>().ok();
+        let mut buckets: Vec<(f64, f64)> =
+            self.0.iter().filter(of).filter_map(|series| Some((bound(series)?, series.value))).collect();
+        buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let all = buckets.last().map(|(_, count)| *count).filter(|count| *count > 0.0)?;
+        buckets.into_iter().find(|(_, count)| *count >= share * all).map(|(bound, _)| bound)
+    }
 }
 
 fn series(line: &str) -> Option<Series> {
@@ -67,5 +80,13 @@ mod tests {
         assert_eq!(metrics.sum("a", &[("p", "1"), ("o", "y")]), Some(10.0));
         assert_eq!(metrics.sum("b", &[]), Some(1.5));
         assert_eq!((metrics.count("c", &[]), metrics.sum("a", &[("o", "z")])), (7, None));
+    }
+
+    #[test]
+    fn a_quantile_is_the_bound_of_its_bucket() {
+        let text = "h_bucket{le=\"0.001\"} 50\nh_bucket{le=\"0.01\"} 98\nh_bucket{le=\"+Inf\"} 100\nh_count 100\n";
+        let metrics = Metrics::parse(text);
+        assert_eq!([0.5, 0.6, 0.99].map(|share| metrics.quantile("h", share)), [0.001, 0.01, f64::INFINITY].map(Some));
+        assert_eq!(metrics.quantile("none", 0.5), None);
     }
 }

@@ -142,7 +142,7 @@ impl World {
                 ids.insert(id, seq);
             }
             let key = Some(key).filter(|key| !key.is_empty());
-            log.push(LogRecord { seq, stored: Timestamp(BEGIN + seq as i64), key, payload, scanned });
+            log.push(LogRecord { seq, stored: Timestamp(BEGIN + seq as i64), key, payload, scanned, envelope: None });
             stored.push(Stored::New(seq));
         }
         self.tail.send_replace(log.len() as u64);

@@ -10,6 +10,7 @@ use keyloom_actors::{
     dead_letter::{DeadLetter, redrive_id},
     event::{EventBatch, KeyPaths},
     key::partition_of,
+    key_paths::EnvelopeKeys,
     ports::{Log, LogError, LogRecord, NewRecord, RecordKey, Store, StoreError, Stored},
     record::{Checkpoint, RecordError, decode_dead_letter},
     timestamp::Clock,
@@ -200,11 +201,12 @@ impl Desk {
         request: &ChangeRequest,
         report: &mut Report,
     ) -> Result<(), DeskError> {
+        let mut envelopes = self.envelopes(partition, &letters, report.action).await?;
         let mut seqs = Vec::with_capacity(letters.len());
         let mut records: BTreeMap<u32, Vec<NewRecord>> = BTreeMap::new();
         for letter in letters {
             if report.action == Action::Redrive {
-                match self.record(partition, &letter, request.force) {
+                match self.record(partition, &letter, envelopes.remove(&letter.seq), request.force) {
                     Ok((to, record)) => records.entry(to).or_default().push(record),
                     Err(why) => {
                         report.skip(LetterId { partition, seq: letter.seq }, why);
@@ -227,8 +229,31 @@ impl Desk {
         Ok(())
     }
 
+    /// What letters without a key came with, where the log still has them and key paths of today look there.
+    async fn envelopes(
+        &self,
+        partition: u32,
+        letters: &[DeadLetter],
+        action: Action,
+    ) -> Result<BTreeMap<u64, Box<EnvelopeKeys>>, DeskError> {
+        let is_keyless = |letter: &&DeadLetter| letter.key.is_empty();
+        let mut seqs: Vec<u64> = letters.iter().filter(is_keyless).map(|letter| letter.seq).collect();
+        if action != Action::Redrive || !self.keys.reads_envelope() || seqs.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        seqs.sort_unstable();
+        let records = self.log.read(partition, &seqs).await?;
+        Ok(records.into_iter().filter_map(|record| Some((record.seq, record.envelope?))).collect())
+    }
+
     /// What a letter is in the log once more, and in which partition; or why it stays a letter.
-    fn record(&self, partition: u32, letter: &DeadLetter, force: bool) -> Result<(u32, NewRecord), String> {
+    fn record(
+        &self,
+        partition: u32,
+        letter: &DeadLetter,
+        envelope: Option<Box<EnvelopeKeys>>,
+        force: bool,
+    ) -> Result<(u32, NewRecord), String> {
         let (kept, limit) = (letter.payload.len(), self.log.event_bytes_max());
         if letter.payload_bytes > kept as u64 {
             return Err(format!("only {kept} of its {} bytes were kept; send the event again", letter.payload_bytes));
@@ -239,8 +264,8 @@ impl Desk {
         let given = Bytes::copy_from_slice(letter.key.as_bytes());
         let key = Some(given.clone()).filter(|key| !key.is_empty());
         // Judged as the engine will judge it: with the topology of today, which may find a key where there was none.
-        let record =
-            LogRecord { seq: letter.seq, stored: letter.stored, key, payload: letter.payload.clone(), scanned: None };
+        let (seq, stored, payload) = (letter.seq, letter.stored, letter.payload.clone());
+        let record = LogRecord { seq, stored, key, payload, scanned: None, envelope };
         let batch = EventBatch::decode(partition, vec![record], &self.keys, None);
         let event = batch.get(0).event();
         let (to, key) = match &event.refused {

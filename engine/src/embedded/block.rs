@@ -90,7 +90,7 @@ pub fn decode(block: &[u8], from: u64) -> Result<Vec<LogRecord>, String> {
         let payload = raw.split_to(payload_len);
         if seq >= from {
             let key = (!key.is_empty()).then_some(key);
-            records.push(LogRecord { seq, stored, key, payload, scanned: None });
+            records.push(LogRecord { seq, stored, key, payload, scanned: None, envelope: None });
         }
     }
     Ok(records)
@@ -109,6 +109,7 @@ mod tests {
             key: (i % 3 != 0).then(|| Bytes::from(format!("key{i}"))),
             payload: payload.clone().into(),
             scanned: None,
+            envelope: None,
         };
         payloads.iter().enumerate().map(record).collect()
     }

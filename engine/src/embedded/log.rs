@@ -322,7 +322,7 @@ impl Writer {
                 }
                 answer.push(Stored::New(next));
                 let key = (!key.is_empty()).then_some(key);
-                fresh.push(LogRecord { seq: next, stored: now, key, payload, scanned });
+                fresh.push(LogRecord { seq: next, stored: now, key, payload, scanned, envelope: None });
                 next += 1;
             }
             answers.push(answer);

@@ -39,7 +39,7 @@ pub(crate) fn set() -> FeatureSet {
 /// The answer of `key` after one event, as it is stored at sequence 7.
 pub(crate) fn stored(key: &str, set: &FeatureSet, handler: impl FnOnce(&mut Features<'_>)) -> Bytes {
     let payload = Bytes::from_static(br#"{"domain_userid":"u","page_url":"/"}"#);
-    let record = LogRecord { seq: 1, stored: AT, key: None, payload, scanned: None };
+    let record = LogRecord { seq: 1, stored: AT, key: None, envelope: None, payload, scanned: None };
     let batch = EventBatch::decode(0, vec![record], &KeyPaths::new(["domain_userid"]), None);
     let mut state = FeatureState::new(set);
     state.apply(set, batch.get(0));

@@ -7,9 +7,10 @@ use std::{borrow::Cow, fmt, ops::Range};
 use bytes::Bytes;
 use keyloom_actors::{
     dead_letter::Reason,
-    event::{KeyPaths, dedupe_id},
+    event::dedupe_id,
     fields::{self, Field, FieldId, Kind, Known, REJECTED, Value},
     key,
+    key_paths::{EnvelopeKeys, FoundKey, KeyPaths},
     ports::NewRecord,
     timestamp::Timestamp,
 };
@@ -79,7 +80,7 @@ impl Acceptor {
         now: Timestamp,
         new_id: &mut dyn FnMut() -> String,
     ) -> Result<Accepted, Rejection> {
-        self.judge(json, None, &mut Vec::with_capacity(16), now, new_id).map(|(accepted, _)| accepted)
+        self.judge(json, None, None, &mut Vec::with_capacity(16), now, new_id).map(|(accepted, _)| accepted)
     }
 
     /// As [`Acceptor::accept`], for bulk: the event is `range` of `buffer`, and stays a slice of it if it needs no stamp.
@@ -93,8 +94,22 @@ impl Acceptor {
         now: Timestamp,
         new_id: &mut dyn FnMut() -> String,
     ) -> Result<(Accepted, Option<Found>), Rejection> {
+        self.accept_slice_from(None, buffer, range, fields, now, new_id)
+    }
+
+    /// As [`Acceptor::accept_slice`], for an event of a request in whose headers [`KeyPaths::note`] found `envelope`.
+    pub fn accept_slice_from(
+        &self,
+        envelope: Option<&EnvelopeKeys>,
+        buffer: &Bytes,
+        range: Range<usize>,
+        fields: &mut Vec<Field>,
+        now: Timestamp,
+        new_id: &mut dyn FnMut() -> String,
+    ) -> Result<(Accepted, Option<Found>), Rejection> {
         let before = fields.len();
-        let judged = self.judge(buffer.get(range).unwrap_or_default(), Some(buffer), fields, now, new_id);
+        let json = buffer.get(range).unwrap_or_default();
+        let judged = self.judge(json, envelope, Some(buffer), fields, now, new_id);
         let is_kept = matches!(judged, Ok((_, Some(_)))) && size_of_val(&fields[..]) <= buffer.len();
         if !is_kept {
             fields.truncate(before);
@@ -107,6 +122,7 @@ impl Acceptor {
     fn judge(
         &self,
         json: &[u8],
+        envelope: Option<&EnvelopeKeys>,
         shared: Option<&Bytes>,
         fields: &mut Vec<Field>,
         now: Timestamp,
@@ -138,25 +154,27 @@ impl Acceptor {
             return Ok((Accepted { partition: 0, record }, Some(known)));
         }
 
-        let key = self.keys.find(scratch, &known, text).map_err(|problem| Rejection::new(Reason::NoKey, problem))?;
-        let partition = key::partition_of(key.as_bytes(), self.partitions);
+        let found = self.keys.find(scratch, &known, text, envelope);
+        let key = found.map_err(|problem| Rejection::new(Reason::NoKey, problem))?;
+        let key_bytes = key.as_str().as_bytes();
+        let partition = key::partition_of(key_bytes, self.partitions);
         let (event_id, id_stamp) = event_id(value(FieldId::EventId), json, new_id)?;
         let time_stamp = match value(FieldId::CollectorTstamp) {
             Some(value) if value.kind != Kind::Null => None, // an invalid one stays too: the log's time counts then
             absent => Some(Stamp::new("collector_tstamp", &now.to_rfc3339(), absent, json)),
         };
-        let dedupe_id = Some(dedupe_id(key.as_bytes(), event_id.as_bytes()));
+        let dedupe_id = Some(dedupe_id(key_bytes, event_id.as_bytes()));
         let is_as_sent = id_stamp.is_none() && time_stamp.is_none();
         let record = if is_as_sent {
             let key = match &key {
-                Cow::Borrowed(text) => own(text.as_bytes()),
-                Cow::Owned(text) => Bytes::copy_from_slice(text.as_bytes()),
+                FoundKey::Payload(text) => own(text.as_bytes()),
+                FoundKey::Apart(_) => Bytes::copy_from_slice(key_bytes),
             };
             NewRecord { key, dedupe_id, payload: own(json), scanned: None }
         } else {
             let payload = Bytes::from(splice(json, id_stamp.into_iter().chain(time_stamp)));
             self.check_size(payload.len())?;
-            NewRecord { key: Bytes::copy_from_slice(key.as_bytes()), dedupe_id, payload, scanned: None }
+            NewRecord { key: Bytes::copy_from_slice(key_bytes), dedupe_id, payload, scanned: None }
         };
         Ok((Accepted { partition, record }, is_as_sent.then_some(known)))
     }
@@ -277,6 +295,7 @@ fn splice(json: &[u8], stamps: impl Iterator<Item = Stamp>) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use keyloom_actors::key_paths::Envelope;
     use proptest::prelude::*;
 
     use super::*;
@@ -411,6 +430,36 @@ mod tests {
         }
         let flood = format!(r#"{{"keyloom.{}":1}}"#, "ü".repeat(400));
         assert!(accept(&flood).expect_err("reserved").text.len() <= TEXT_BYTES_MAX + 3);
+    }
+
+    #[test]
+    fn what_the_request_says_counts_where_the_paths_say_so() {
+        struct From<'a>(&'a str);
+        impl Envelope for From<'_> {
+            fn header(&self, name: &str) -> Option<Cow<'_, str>> {
+                (name == "x-user").then_some(Cow::Borrowed(self.0))
+            }
+            fn subject(&self) -> Option<&str> {
+                None
+            }
+        }
+        let keys = KeyPaths::new(["domain_userid", "header:X-User", "subject:2"]);
+        let find = |keys: KeyPaths, json: &'static str, header: &str| {
+            let envelope = keys.note(&From(header));
+            let acceptor = Acceptor { keys, ..acceptor() };
+            let (body, mut fields) = (Bytes::from_static(json.as_bytes()), Vec::new());
+            let new_id = &mut || "NEW".to_owned();
+            let accepted =
+                acceptor.accept_slice_from(envelope.as_deref(), &body, 0..json.len(), &mut fields, NOW, new_id);
+            accepted.map(|(accepted, _)| (accepted.partition, accepted.record.key)).map_err(|e| e.to_string())
+        };
+        let of = |key: &'static str| (key::partition_of(key.as_bytes(), 4), Bytes::from_static(key.as_bytes()));
+        assert_eq!(find(keys.clone(), r#"{"domain_userid":"p"}"#, "h"), Ok(of("p")));
+        assert_eq!(find(keys.clone(), r#"{"event_id":"1","collector_tstamp":1}"#, "h"), Ok(of("h")));
+        assert_eq!(find(keys.clone(), "{}", "h"), Ok(of("h")));
+        let empty = find(keys.clone(), "{}", "").expect_err("no key");
+        assert!(empty.starts_with("no_key: header:x-user: the key is empty"), "{empty}");
+        assert_eq!(find(keys.with_fallback(Some("f")), "{}", ""), Ok(of("f")));
     }
 
     #[test]

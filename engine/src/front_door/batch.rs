@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use keyloom_actors::{
     fields::Scanned,
+    key_paths::{EnvelopeKeys, KeyPaths},
     ports::{Log, LogError, NewRecord, Stored},
     timestamp::Clock,
 };
@@ -205,15 +206,32 @@ impl FrontDoor {
 
     /// As [`FrontDoor::submit`], for a body that came in through the gate and may be packed.
     pub async fn submit_held(&self, body: Bytes, encoding: Encoding, hold: Hold) -> Result<Answer, Refusal> {
+        self.submit_from(None, body, encoding, hold).await
+    }
+
+    /// How the keys of events are found: what they find in the headers of a request belongs into
+    /// [`FrontDoor::submit_from`].
+    pub fn key_paths(&self) -> &KeyPaths {
+        &self.desk.acceptor.keys
+    }
+
+    /// As [`FrontDoor::submit_held`], with what [`KeyPaths::note`] found in the request's headers.
+    pub async fn submit_from(
+        &self,
+        envelope: Option<Box<EnvelopeKeys>>,
+        body: Bytes,
+        encoding: Encoding,
+        hold: Hold,
+    ) -> Result<Answer, Refusal> {
         if body.is_empty() {
             return Err(Refusal::Empty);
         }
         let prepared = if encoding == Encoding::Identity && body.len() <= SCAN_INLINE_BYTES_MAX {
-            self.desk.prepare(body, encoding, hold)?
+            self.desk.prepare(envelope.as_deref(), body, encoding, hold)?
         } else {
             // Packed bodies always go there: how long unpacking takes is the sender's choice.
             let desk = Arc::clone(&self.desk);
-            let task = tokio::task::spawn_blocking(move || desk.prepare(body, encoding, hold));
+            let task = tokio::task::spawn_blocking(move || desk.prepare(envelope.as_deref(), body, encoding, hold));
             task.await.map_err(|error| Refusal::Internal(error.to_string()))??
         };
         let Prepared { partitions, last, mut answer, hold } = prepared;
@@ -276,7 +294,13 @@ struct Appended {
 }
 
 impl Desk {
-    fn prepare(&self, mut body: Bytes, encoding: Encoding, mut hold: Hold) -> Result<Prepared, Refusal> {
+    fn prepare(
+        &self,
+        envelope: Option<&EnvelopeKeys>,
+        mut body: Bytes,
+        encoding: Encoding,
+        mut hold: Hold,
+    ) -> Result<Prepared, Refusal> {
         if encoding != Encoding::Identity {
             let packed = body.len();
             let unpacked = decode::decode(encoding, &body, self.body_bytes_max, &mut |more| hold.grow(more).is_ok());
@@ -301,7 +325,7 @@ impl Desk {
         let mut answer = Answer::default();
         let mut last = None;
         for (index, range) in ranges.into_iter().enumerate() {
-            match self.acceptor.accept_slice(&body, range, &mut fields, now, &mut new_id) {
+            match self.acceptor.accept_slice_from(envelope, &body, range, &mut fields, now, &mut new_id) {
                 Ok((accepted, found)) => {
                     last = Some(accepted.partition);
                     judged.entry(accepted.partition).or_default().push((accepted.record, found));

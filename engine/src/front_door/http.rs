@@ -18,6 +18,7 @@ use http_body_util::BodyExt;
 use super::{
     batch::{Answer, FrontDoor},
     decode::Encoding,
+    envelope::RequestHeaders,
     gate::Hold,
     observe,
     refusal::{RETRY_AFTER_SECONDS, Refusal},
@@ -67,7 +68,8 @@ async fn take(door: &FrontDoor, request: Request) -> Result<Answer, Refusal> {
     let read = read_body(body, announced.unwrap_or(0), limits.body_bytes_max, &mut hold);
     let body = tokio::time::timeout(limits.body_timeout, read).await;
     let body = body.map_err(|_| Refusal::Slow(limits.body_timeout.as_secs()))??;
-    door.submit_held(body, encoding, hold).await
+    let envelope = door.key_paths().note(&RequestHeaders(&head.headers));
+    door.submit_from(envelope, body, encoding, hold).await
 }
 
 fn encoding(headers: &HeaderMap) -> Result<Encoding, Refusal> {
@@ -159,8 +161,11 @@ mod tests {
 
     impl Face {
         async fn open(limits: Limits) -> Self {
-            let log = Arc::new(MemoryLog::default());
-            let acceptor = Acceptor { keys: KeyPaths::new(["k"]), partitions: 1, event_bytes_max: 1_000 };
+            Self::over(Arc::default(), KeyPaths::new(["k"]), limits).await
+        }
+
+        async fn over(log: Arc<MemoryLog>, keys: KeyPaths, limits: Limits) -> Self {
+            let acceptor = Acceptor { keys, partitions: 1, event_bytes_max: 1_000 };
             let door = Arc::new(FrontDoor::new(acceptor, Arc::<MemoryLog>::clone(&log), Arc::new(SystemClock), limits));
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
             let address = format!("http://{}{EVENTS_PATH}", listener.local_addr().expect("bound"));
@@ -212,6 +217,17 @@ mod tests {
             (&serde_json::Value::Null, &1.into()),
             "not known any more"
         );
+    }
+
+    #[tokio::test]
+    async fn a_header_can_say_the_key() {
+        let log = Arc::new(MemoryLog::default());
+        let keys = KeyPaths::new(["k", "header:Content-Type"]);
+        let face = Face::over(log, keys, Limits::default()).await;
+        assert_eq!(face.post("{\"event_id\":\"1\"}\n{\"k\":\"u\",\"event_id\":\"2\"}").await.0, 200);
+        let records = face.log.records();
+        let keys: Vec<_> = records[&0].iter().map(|record| &record.key[..]).collect();
+        assert_eq!(keys, [&b"text/plain"[..], b"u"]);
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@ pub mod accept;
 pub mod admission;
 pub mod batch;
 pub mod decode;
+pub mod envelope;
 pub mod gate;
 pub mod http;
 pub mod ids;

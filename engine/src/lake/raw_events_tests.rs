@@ -29,6 +29,7 @@ fn record(seq: u64, payload: impl Into<Vec<u8>>) -> LogRecord {
         key: None,
         payload: Bytes::from(payload.into()),
         scanned: None,
+        envelope: None,
     }
 }
 

@@ -3,7 +3,7 @@
 //! The answers are JSON with the message inside, so a message whose headers no client library can parse is read like
 //! any other. Not for bulk: a request of this kind costs the server several times a pulled message.
 
-use std::fmt::Write;
+use std::{borrow::Cow, fmt::Write};
 
 use async_nats::{
     HeaderName,
@@ -55,6 +55,7 @@ impl<'a> Wanted<'a> {
 pub(super) struct StoredMessage {
     pub(super) seq: u64,
     pub(super) stored: Timestamp,
+    pub(super) subject: String,
     /// The header block, unparsed; empty when there is none.
     headers: Vec<u8>,
     pub(super) payload: Bytes,
@@ -104,6 +105,8 @@ struct Answer {
 struct Found {
     seq: u64,
     time: String,
+    #[serde(default)]
+    subject: String,
     #[serde(default, rename = "hdrs")]
     headers: String,
     #[serde(default, rename = "data")]
@@ -169,6 +172,7 @@ impl Found {
         Ok(StoredMessage {
             seq: self.seq,
             stored: Timestamp::parse(&self.time).ok_or("the answer has no time")?,
+            subject: self.subject,
             headers: decode(&self.headers)?,
             payload: decode(&self.payload)?.into(),
         })
@@ -176,18 +180,46 @@ impl Found {
 }
 
 impl StoredMessage {
-    /// The key the writer said, as far as it can be read.
-    pub(super) fn key(&self) -> Option<Bytes> {
-        self.header(KEY_HEADER_TEXT).map(key_from_header)
+    #[cfg(test)]
+    pub(super) fn new(seq: u64, stored: Timestamp, subject: String, headers: Vec<u8>, payload: Bytes) -> Self {
+        Self { seq, stored, subject, headers, payload }
     }
 
-    /// The value of header `name`; damaged lines are passed over.
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.split(|b| *b == b'\n').find_map(|line| {
-            let (found, value) = std::str::from_utf8(line).ok()?.split_once(':')?;
-            (found == name).then(|| value.trim())
-        })
+    /// The key the writer said, as far as it can be read.
+    pub(super) fn key(&self) -> Option<Bytes> {
+        self.own_header(KEY_HEADER_TEXT).map(|value| key_from_header(&value))
     }
+
+    /// The value of header `name`, spelled like this; damaged lines are passed over.
+    pub(super) fn own_header(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.header_lines().find(|(found, _)| *found == name).map(|(_, value)| value)
+    }
+
+    /// Names and values, in their order; damaged lines are passed over. A line that begins with a blank goes on with the
+    /// value before it, as client libraries have it.
+    pub(super) fn header_lines(&self) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
+        let mut lines = self.headers.split(|b| *b == b'\n').peekable();
+        std::iter::from_fn(move || {
+            let line = lines.next()?;
+            let mut more = String::new();
+            while let Some(next) = lines.next_if(|next| next.first().is_some_and(|b| matches!(b, b' ' | b'\t'))) {
+                more.push_str(text_of(next).unwrap_or_default().trim_end_matches('\r'));
+            }
+            let header = text_of(line).and_then(|line| line.split_once(':')).map(|(name, value)| {
+                let value = match more.is_empty() {
+                    true => Cow::Borrowed(value.trim()),
+                    false => Cow::Owned(format!("{}{more}", value.trim_end_matches('\r')).trim().to_owned()),
+                };
+                (name, value)
+            });
+            Some(header)
+        })
+        .flatten()
+    }
+}
+
+fn text_of(line: &[u8]) -> Option<&str> {
+    std::str::from_utf8(line).ok()
 }
 
 /// A key as a header value: visible ASCII as it is, every other byte and `%` as `%HH`. So no key can end the line.

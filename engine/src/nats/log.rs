@@ -17,6 +17,7 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use keyloom_actors::{
     fault_point,
+    key_paths::KeyPaths,
     ports::{Log, LogError, LogInfo, LogReader, LogRecord, NewRecord, Stored},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -58,6 +59,7 @@ struct Inner {
     /// Room for what is on its way, in units.
     room: Arc<Semaphore>,
     partitions: Vec<Partition>,
+    keys: KeyPaths,
     event_bytes_max: usize,
 }
 
@@ -90,6 +92,7 @@ pub async fn open_log(connection: &Connection, options: LogOptions) -> Result<Na
             append,
             room: Arc::new(Semaphore::new(units)),
             partitions,
+            keys: options.keys,
             event_bytes_max: limit.saturating_sub(HEADER_ROOM),
         }),
     })
@@ -186,7 +189,7 @@ impl Log for NatsLog {
         let stream = Arc::clone(&self.partition(partition)?.stream);
         let link = self.inner.connection.link(&format!("reader {partition}")).await;
         let link = link.map_err(|error| LogError::Unavailable(error.to_string()))?;
-        Ok(Box::new(NatsReader::new(link, stream, partition, from)))
+        Ok(Box::new(NatsReader::new(link, stream, partition, from, self.inner.keys.clone())))
     }
 
     async fn read(&self, partition: u32, seqs: &[u64]) -> Result<Vec<LogRecord>, LogError> {
@@ -198,7 +201,8 @@ impl Log for NatsLog {
             async move { read_from_leader(&context, &stream, &Wanted::at(seq)).await }
         });
         let found = stream::iter(reads).buffered(READS_IN_FLIGHT);
-        let records = found.try_filter_map(|message| async move { Ok(message.map(record)) });
+        let keys = &self.inner.keys;
+        let records = found.try_filter_map(|message| async move { Ok(message.map(|message| record(message, keys))) });
         records.try_collect().await.map_err(|fault| self.read_fault(partition, fault))
     }
 

@@ -9,9 +9,12 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
+use keyloom_actors::key_paths::KeyPaths;
+
 mod batch;
 mod connect;
 mod durability;
+mod envelope;
 mod error;
 mod first_timers;
 mod leader;
@@ -97,6 +100,8 @@ pub struct LogOptions {
     pub max_bytes: Option<u64>,
     /// How long the log absorbs a repeated event id.
     pub dedupe_window: Duration,
+    /// What is noted of an event whose publisher does not say its key.
+    pub keys: KeyPaths,
 }
 
 /// The store: `[store]` of the topology.

@@ -11,7 +11,7 @@ use async_nats::{
 };
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
-use keyloom_actors::{ports::LogRecord, timestamp::Timestamp};
+use keyloom_actors::{key_paths::KeyPaths, ports::LogRecord, timestamp::Timestamp};
 use serde_json::json;
 use tokio::{
     sync::watch,
@@ -22,6 +22,7 @@ use tracing::debug;
 
 use super::{
     connect::{Link, SUBSCRIPTION_CAPACITY, chain},
+    envelope::Delivered,
     leader::{KEY_HEADER, key_from_header},
 };
 
@@ -61,6 +62,7 @@ pub(super) struct Pull {
     /// When the server last gave a sign of life, or was last asked.
     heard: Instant,
     lost: watch::Receiver<u64>,
+    keys: KeyPaths,
 }
 
 /// One message of the subscription.
@@ -94,7 +96,13 @@ impl Broken {
 
 impl Pull {
     /// Makes a consumer of `stream` that begins at `from`.
-    pub(super) async fn open(link: Link, stream: &str, partition: u32, from: u64) -> Result<Self, String> {
+    pub(super) async fn open(
+        link: Link,
+        stream: &str,
+        partition: u32,
+        from: u64,
+        keys: KeyPaths,
+    ) -> Result<Self, String> {
         // Before the subscription, so that a connection lost in between is not missed.
         let mut lost = link.lost.clone();
         lost.mark_unchanged();
@@ -130,6 +138,7 @@ impl Pull {
             heard: Instant::now(),
             lost,
             link,
+            keys,
         })
     }
 
@@ -192,10 +201,13 @@ impl Pull {
             return Err(Broken::Other("a delivery is missing"));
         }
         let key = message.headers.as_ref().and_then(|headers| headers.get(KEY_HEADER));
+        let key = key.map(|value| key_from_header(value.as_str())).filter(|key| !key.is_empty());
+        let envelope = if key.is_none() { self.keys.note(&Delivered(&message)) } else { None };
         Ok(Pulled::Event(LogRecord {
             seq: delivery.stream_seq,
             stored: delivery.stored,
-            key: key.map(|value| key_from_header(value.as_str())),
+            key,
+            envelope,
             payload: message.payload,
             scanned: None,
         }))

@@ -9,7 +9,10 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
-use keyloom_actors::ports::{LogError, LogReader, LogRecord};
+use keyloom_actors::{
+    key_paths::KeyPaths,
+    ports::{LogError, LogReader, LogRecord},
+};
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
@@ -44,6 +47,8 @@ pub(super) struct NatsReader {
     link: Link,
     stream: Arc<str>,
     partition: u32,
+    /// What to note of an event that does not say its key.
+    keys: KeyPaths,
     /// Sequence of the first event not yet in `ready`.
     next_seq: u64,
     /// What the next call answers; here and not on the stack, so that a dropped future loses nothing.
@@ -97,11 +102,12 @@ enum Found {
 }
 
 impl NatsReader {
-    pub(super) fn new(link: Link, stream: Arc<str>, partition: u32, from: u64) -> Self {
+    pub(super) fn new(link: Link, stream: Arc<str>, partition: u32, from: u64, keys: KeyPaths) -> Self {
         Self {
             link,
             stream,
             partition,
+            keys,
             next_seq: from.max(1),
             ready: Vec::new(),
             ready_bytes: 0,
@@ -191,7 +197,7 @@ impl NatsReader {
                 };
                 self.attempts = self.attempts.saturating_add(1);
                 let (link, stream) = (self.link.clone(), Arc::clone(&self.stream));
-                let step = take_step(link, stream, self.partition, self.next_seq, kind, pause);
+                let step = take_step(link, stream, self.partition, self.next_seq, self.keys.clone(), kind, pause);
                 self.step.insert(Box::pin(step)).await
             }
         };
@@ -260,7 +266,7 @@ impl NatsReader {
             (None, Found::Event(message)) => {
                 let Self { stream, partition, .. } = self;
                 warn!(%stream, partition, seq = message.seq, "read an event by itself, because pulls broke at it");
-                self.offer(record(message));
+                self.offer(record(message, &self.keys));
                 Ok(())
             }
             (None, Found::Pull(pull)) => {
@@ -337,12 +343,13 @@ async fn take_step(
     stream: Arc<str>,
     partition: u32,
     next_seq: u64,
+    keys: KeyPaths,
     step: Step,
     pause: Duration,
 ) -> Result<Stepped, ReadFault> {
     sleep(pause).await;
     let on = link.clone();
-    let taken = on.unless_lost(take_step_now(link, stream, partition, next_seq, step)).await;
+    let taken = on.unless_lost(take_step_now(link, stream, partition, next_seq, keys, step)).await;
     taken.unwrap_or_else(|| Err(ReadFault::Unavailable(LOST.to_owned())))
 }
 
@@ -351,13 +358,14 @@ async fn take_step_now(
     stream: Arc<str>,
     partition: u32,
     next_seq: u64,
+    keys: KeyPaths,
     step: Step,
 ) -> Result<Stepped, ReadFault> {
     let state = stream_state(&link.context, &stream).await?;
     let here = (state.first_seq..=state.last_seq.saturating_add(1)).contains(&next_seq);
     let found = match step {
         Step::Consume if here => {
-            let pull = Pull::open(link, &stream, partition, next_seq).await.map_err(ReadFault::Unavailable)?;
+            let pull = Pull::open(link, &stream, partition, next_seq, keys).await.map_err(ReadFault::Unavailable)?;
             Found::Pull(Box::new(pull))
         }
         Step::FetchOne if here => match read_from_leader(&link.context, &stream, &Wanted::from(next_seq)).await? {
@@ -370,6 +378,8 @@ async fn take_step_now(
 }
 
 /// A single message as an event.
-pub(super) fn record(message: StoredMessage) -> LogRecord {
-    LogRecord { seq: message.seq, stored: message.stored, key: message.key(), payload: message.payload, scanned: None }
+pub(super) fn record(message: StoredMessage, keys: &KeyPaths) -> LogRecord {
+    let key = message.key().filter(|key| !key.is_empty());
+    let envelope = if key.is_none() { keys.note(&message) } else { None };
+    LogRecord { seq: message.seq, stored: message.stored, key, payload: message.payload, scanned: None, envelope }
 }

@@ -156,7 +156,8 @@ impl NatsStore {
 
     pub(super) async fn get_one(&self, key: RecordKey, direct: bool) -> Result<Option<Bytes>, StoreError> {
         if !direct {
-            let deleted = |m: &StoredMessage| m.header(OPERATION_TEXT).is_some_and(|op| matches!(op, "DEL" | "PURGE"));
+            let deleted =
+                |m: &StoredMessage| m.own_header(OPERATION_TEXT).is_some_and(|op| matches!(&*op, "DEL" | "PURGE"));
             return Ok(self.newest(&key).await?.filter(|message| !deleted(message)).map(|message| message.payload));
         }
         let found = self.inner.handle.direct_get_last_for_subject(self.subject(&key));

@@ -10,6 +10,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::StreamExt;
 use keyloom_actors::{
+    event::EventBatch,
     key::Key,
     ports::{Claim, Log, LogError, LogReader, LogRecord, NewRecord, RecordKey, Store, StoreError, Stored},
 };
@@ -117,6 +118,7 @@ fn log_options() -> LogOptions {
         max_age: None,
         max_bytes: None,
         dedupe_window: Duration::from_secs(120),
+        keys: KeyPaths::new(["k"]),
     }
 }
 
@@ -323,6 +325,29 @@ async fn no_header_of_a_foreign_writer_stops_a_reader() {
     assert_eq!(records[0].key.as_deref(), Some(&b"a b"[..]));
     assert_eq!((records[1].key.as_ref(), records[3].key.as_deref()), (None, Some(&b"k"[..])));
     assert_eq!(log.read(0, &[1, 2, 3]).await.unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn an_event_read_again_by_itself_has_the_key_that_its_envelope_gave_it() {
+    let server = Server::with_jetstream();
+    let keys = KeyPaths::new(["k", "header:x-user", "subject:2"]);
+    let log = open_log(&server.connect().await, LogOptions { keys: keys.clone(), ..log_options() }).await.unwrap();
+    publish_raw(&server, b"NATS/1.0\r\nX-User: low\r\nx-User: later\r\n\r\n", "{}").await;
+    publish_raw(&server, b"NATS/1.0\r\nX-USER:  two\r\n  lines\r\n\r\n", "{}").await;
+    publish_raw(&server, b"NATS/1.0\r\nX-Other: o\r\n\r\n", "{}").await;
+    publish_raw(&server, b"NATS/1.0\r\nx-user: h\r\n\r\n", r#"{"k":"in the payload"}"#).await;
+    publish_raw(&server, b"NATS/1.0\r\nx-user: h\r\nKeyloom-Key: said\r\n\r\n", "{}").await;
+    publish_raw(&server, b"NATS/1.0\r\nx-user: h\r\nKeyloom-Key:\r\n\r\n", "{}").await;
+    let mut reader = log.reader(0, 1).await.unwrap();
+    let pulled = read_up_to(&mut reader, 6).await;
+    let alone = log.read(0, &[1, 2, 3, 4, 5, 6]).await.unwrap();
+    let keys_of = |records: Vec<LogRecord>| {
+        let batch = EventBatch::decode(0, records, &keys, None);
+        batch.events.iter().map(|event| event.key.to_string()).collect::<Vec<_>>()
+    };
+    let expected = ["low", "two  lines", "x", "in the payload", "said", "h"];
+    assert_eq!(keys_of(pulled), expected);
+    assert_eq!(keys_of(alone), expected);
 }
 
 #[tokio::test]

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use keyloom_actors::key_paths::SUBJECT;
+
 use super::{
     HandlerCatalog,
     features::Windowed,
@@ -28,6 +30,7 @@ pub(super) fn check(r: &mut Reader<'_>, parts: &Parts<'_>, catalog: &dyn Handler
     windows(r, parts);
     feature_names(r, parts, catalog);
     subjects(r, parts);
+    key_subjects(r, parts);
     sizes(r, parts);
 }
 
@@ -117,6 +120,20 @@ fn subjects(r: &mut Reader<'_>, parts: &Parts<'_>) {
     if !subjects.iter().any(|s| names::subjects_overlap(s, FRONT_DOOR_SUBJECT)) {
         let message = format!("[log] subjects: none takes {FRONT_DOOR_SUBJECT}, where the front door publishes");
         r.relation(span, message, "add \"events.>\"");
+    }
+}
+
+/// Only what others publish to NATS has a subject that says anything.
+fn key_subjects(r: &mut Reader<'_>, parts: &Parts<'_>) {
+    let Some(sessions) = parts.sessions.value.as_ref().filter(|_| parts.log_kind == Some("embedded")) else { return };
+    for path in sessions.key.iter().filter(|path| path.starts_with(SUBJECT)) {
+        let message =
+            format!("[sessions] key: {} finds nothing: events of an embedded log have no subject", quoted(path));
+        r.relation(
+            parts.sessions.section.span_of("key"),
+            message,
+            "remove it, or set kind = \"nats\" in [log] and [store]",
+        );
     }
 }
 

@@ -310,9 +310,15 @@ pub(super) const SESSIONS: Section = Section {
             "key",
             Kind::Texts(names::key_path, 8),
             "domain_userid",
-            "Where the key of an event is found; paths tried in order.",
+            "Where the key of an event is found; paths tried in order: a field, header:NAME, subject:NUMBER.",
         )
         .default(),
+        key(
+            "key_fallback",
+            Kind::Text(names::event_key),
+            "unknown",
+            "The key of events that have none; without it they become dead letters.",
+        ),
         key("handler", Kind::Text(names::filled), "session-features", "The handler that every session runs.").default(),
         key(
             "resident_max",

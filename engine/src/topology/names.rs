@@ -2,6 +2,11 @@
 //!
 //! Pure. Each check looks at one text; what must hold between keys is in `check.rs`.
 
+use keyloom_actors::{
+    key,
+    key_paths::{HEADER, SUBJECT, TOKENS_MAX, Token},
+};
+
 /// Longest name of an engine, stream or bucket in NATS, in bytes.
 pub(super) const NAME_BYTES_MAX: usize = 64;
 
@@ -46,13 +51,57 @@ pub(super) fn table_name(text: &str) -> Result<(), Wrong> {
     Err(Wrong::new(what, format!("use up to {NAME_BYTES_MAX} of a-z, 0-9 and _, beginning with a letter")))
 }
 
-/// A field name, or a path such as `user.id`, where the key of an event is found.
+/// Headers that carry secrets: a key is written down in features, states and names, so it cannot be one.
+const SECRET_HEADERS: [&str; 4] = ["authorization", "proxy-authorization", "cookie", "set-cookie"];
+
+/// Where the key of an event is found: a field name, a path such as `user.id`, `header:NAME` or `subject:NUMBER`.
 pub(super) fn key_path(text: &str) -> Result<(), Wrong> {
+    if let Some(name) = text.strip_prefix(HEADER) {
+        return header_name(name);
+    }
+    if let Some(number) = text.strip_prefix(SUBJECT) {
+        let help = format!(
+            "count the tokens of the NATS subject from 1, or from -1 at its end, up to {TOKENS_MAX}: \"subject:2\" is \
+             device42 in events.device42.temp"
+        );
+        let wrong = || Wrong::new(format!("{} names no token", super::problems::quoted(text)), help);
+        return Token::parse(number).map(drop).ok_or_else(wrong);
+    }
+    let before = text.split_once(':').map(|(before, _)| before.trim().to_ascii_lowercase());
+    if let Some(near) = before.as_deref().and_then(|before| match before {
+        "header" | "headers" => Some("header:x-user-id"),
+        "subject" | "subjects" | "topic" => Some("subject:2"),
+        _ => None,
+    }) {
+        let what = format!("{} is not a path to a key", super::problems::quoted(text));
+        return Err(Wrong::new(what, format!("did you mean something like \"{near}\"?")));
+    }
     if text.split('.').all(|part| !part.is_empty() && part.trim() == part) {
         return Ok(());
     }
     let what = format!("{} is not a path to a field", super::problems::quoted(text));
     Err(Wrong::new(what, "write a field name, or names joined by dots for a field inside another: \"user.id\""))
+}
+
+/// The name of a header of HTTP and NATS.
+fn header_name(name: &str) -> Result<(), Wrong> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(plain) {
+        let what = format!("{} is not the name of a header", super::problems::quoted(name));
+        let help = format!("write header: and up to {NAME_BYTES_MAX} letters, digits and -: \"header:x-user-id\"");
+        return Err(Wrong::new(what, help));
+    }
+    if SECRET_HEADERS.iter().any(|secret| name.eq_ignore_ascii_case(secret)) {
+        let what = format!("the header {} carries a secret, and keys are written down everywhere", name);
+        return Err(Wrong::new(what, "let the sender put the key into a header of its own: \"header:x-user-id\""));
+    }
+    Ok(())
+}
+
+/// A key of events.
+pub(super) fn event_key(text: &str) -> Result<(), Wrong> {
+    let help = format!("give 1 to {} bytes, such as \"unknown\", or remove the line", key::KEY_BYTES_MAX);
+    key::check(text).map_err(|error| Wrong::new(error.to_string(), help))
 }
 
 /// A subject, perhaps with wildcards, that a stream may take.
@@ -235,7 +284,7 @@ mod tests {
 
         #[test]
         fn no_text_breaks_a_check(text in "\\PC{0,40}") {
-            for check in [name, table_name, key_path, subject, nats_url, endpoint, bucket, prefix, filled] {
+            for check in [name, table_name, key_path, event_key, subject, nats_url, endpoint, bucket, prefix, filled] {
                 prop_assert!(check(&text).is_ok() || check(&text).is_err_and(|w| !w.what.is_empty() && !w.help.is_empty()));
             }
         }

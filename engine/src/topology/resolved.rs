@@ -241,6 +241,8 @@ pub struct Http {
 pub struct Sessions {
     /// Paths to the key of an event, tried in order.
     pub key: Vec<String>,
+    /// The key of events that have none; `None`: they become dead letters.
+    pub key_fallback: Option<String>,
     /// The handler, by name.
     pub handler: String,
     /// Sessions in memory, shared by the partitions.

@@ -262,6 +262,9 @@ fn read_sessions(
     catalog: &dyn HandlerCatalog,
 ) -> Option<Sessions> {
     let key = r.texts(s, "key");
+    let before = r.found.len();
+    let key_fallback = r.text(s, "key_fallback");
+    let fallback_is_good = r.found.len() == before;
     let handler = r.text(s, "handler");
     if let Some(handler) = &handler {
         let configured = field(root, "handler")
@@ -277,6 +280,7 @@ fn read_sessions(
     let (attempts, stuck_after) = (r.small(s, "attempts"), r.duration(s, "stuck_after"));
     Some(Sessions {
         key: key?,
+        key_fallback: fallback_is_good.then_some(key_fallback)?,
         handler: handler?,
         resident_max: resident_max?,
         idle_after: idle_after?,

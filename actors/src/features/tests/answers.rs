@@ -133,21 +133,10 @@ fn late_events_are_counted_and_change_nothing_else() {
 
 #[test]
 fn sessions_say_what_happened_in_them() {
-    let names = [
-        "session_index",
-        "session_active",
-        "session_duration",
-        "session_events",
-        "session_pages",
-        "session_entry_page",
-        "session_exit_page",
-        "session_bounce",
-        "session_engaged",
-    ];
-    let set = compiled(names.iter().map(|name| (*name, define(name, "", "", None))).collect());
+    let set = compiled(SESSION_FUNCTIONS.iter().map(|name| (*name, define(name, "", "", None))).collect());
     let of = |events: &[(i64, &str)]| {
         let values = written(&set, &applied(&set, &at_seconds(events)), events.iter().map(|e| e.0).max().unwrap_or(0));
-        names.map(|name| values[name].clone())
+        SESSION_FUNCTIONS.map(|name| values[name].clone())
     };
     let (a, b) = (r#""event":"page_view","page_url":"/a""#, r#""event":"page_view","page_url":"/b""#);
     let ping = r#""event":"page_ping""#;

@@ -189,17 +189,7 @@ pub(super) fn cases() -> Vec<Case> {
         let definition = Definition { half_life, ..define("exp_decay", values, VIEWS.0, None) };
         cases.push(Case { name: name.to_owned(), definition, filter: VIEWS.1, value });
     }
-    for name in [
-        "session_index",
-        "session_active",
-        "session_duration",
-        "session_events",
-        "session_pages",
-        "session_entry_page",
-        "session_exit_page",
-        "session_bounce",
-        "session_engaged",
-    ] {
+    for name in SESSION_FUNCTIONS {
         let definition = define(name, "", "", None);
         cases.push(Case { name: name.to_owned(), definition, filter: |_| true, value: |_| None });
     }

@@ -20,6 +20,19 @@ use crate::{
     timestamp::Timestamp,
 };
 
+/// The functions of the newest session.
+pub(super) const SESSION_FUNCTIONS: [&str; 9] = [
+    "session_index",
+    "session_active",
+    "session_duration",
+    "session_events",
+    "session_pages",
+    "session_entry_page",
+    "session_exit_page",
+    "session_bounce",
+    "session_engaged",
+];
+
 /// 2026-11-20T00:00:00Z
 pub(super) const DAY_BEGIN: i64 = 1_795_132_800_000_000;
 
@@ -51,7 +64,7 @@ pub(super) fn decode(events: &[(i64, String)]) -> EventBatch {
         let text =
             format!(r#"{{"domain_userid":"u","collector_tstamp":"{}"{comma}{rest}}}"#, Timestamp(*time).to_rfc3339());
         let stored = Timestamp(DAY_BEGIN + secs(400 * 86_400));
-        LogRecord { seq: i as u64 + 1, stored, key: None, payload: Bytes::from(text), scanned: None }
+        LogRecord { seq: i as u64 + 1, stored, key: None, payload: Bytes::from(text), scanned: None, envelope: None }
     });
     EventBatch::decode(0, records.collect(), &KeyPaths::new(["domain_userid"]), None)
 }

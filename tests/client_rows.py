@@ -25,6 +25,8 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$")
 OWN_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")
 OWN_TIMES = ("collector_tstamp", "dvce_created_tstamp", "dvce_sent_tstamp", "derived_tstamp", "true_tstamp")
 LOG_ONLY = ("seq", "partition_id", "stored_time")
+# What trackers say for nobody.
+NIL_UUID = "00000000-0000-0000-0000-000000000000"
 # How far from the time of receiving a time is said by its distance. A client's clock that is wrong is years away.
 NEAR = datetime.timedelta(days=30)
 # How long ago an event of this test may have been received.
@@ -90,7 +92,7 @@ class Normal:
 
     def uuid(self, match):
         found = match.group(0)
-        if found in self.scripts:
+        if found == NIL_UUID or found in self.scripts:
             return found
         return f"<uuid {self.uuids.setdefault(found, len(self.uuids) + 1)}>"
 

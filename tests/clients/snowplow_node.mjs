@@ -42,10 +42,11 @@ function open(url, eventMethod, encodeBase64) {
 }
 
 const url = process.argv[2];
-const pageView = tracker.buildPageView({ pageUrl: PAGE, pageTitle: "Red shoes – all", referrer: "https://search.example/?q=a+b%20c" });
+// Made anew for each event: this tracker collects the contexts of all events in what it was given.
+const pageView = () => tracker.buildPageView({ pageUrl: PAGE, pageTitle: "Red shoes – all", referrer: "https://search.example/?q=a+b%20c" });
 
 const posted = open(url, "post", true);
-posted.track(0.25, pageView, [product("SH-1", { price: 59.9, tags: ["é", "木"] }), product("SH-2")]);
+posted.track(0.25, pageView(), [product("SH-1", { price: 59.9, tags: ["é", "木"] }), product("SH-2")]);
 posted.track(0.5, tracker.buildPagePing({ pageUrl: PAGE, pageTitle: "Red shoes – all", minXOffset: 0, maxXOffset: 12, minYOffset: 100, maxYOffset: 900 }));
 posted.track(1, tracker.buildStructEvent({ category: "shop", action: "add-to-basket", label: "SH-1", property: "pcs", value: 2.5 }));
 posted.track(1.5, tracker.buildSelfDescribingEvent({ event: product("SH-1", { available: true, stock: null }) }));
@@ -68,7 +69,7 @@ await report.settled();
 
 for (const encodeBase64 of [true, false]) {
   const got = open(url, "get", encodeBase64);
-  got.track(30, pageView, [product("木 &=+")]);
+  got.track(30, pageView(), [product("木 &=+")]);
   got.track(31, tracker.buildSelfDescribingEvent({ event: product("SH-5", { name: 'a "quoted" & <tagged> name' }) }));
   moveTo(32);
   await got.flush();

@@ -12,6 +12,7 @@ const SHOWN: usize = 40;
 pub fn check(file: &Path, found: &Value) {
     if std::env::var("KEYLOOM_BLESS").is_ok_and(|bless| bless == "1") {
         let text = serde_json::to_string_pretty(found).expect("JSON") + "\n";
+        fs::create_dir_all(file.parent().expect("a file is in a folder")).expect("the folder of golden files");
         return fs::write(file, text).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
     }
     let text =

@@ -17,9 +17,10 @@ use crate::{
     faces::{self, Server, View},
     features::{FeatureReader, Sources},
     front_door::{self, Acceptor, FrontDoor, Limits},
+    grpc::{self, KeyMember},
     homes::{self, OWNER_FILE},
     keys::Inspector,
-    lake,
+    lake, openapi,
     running::{Broken, Running, key_paths},
     telemetry,
     topology::{self, Topology},
@@ -60,13 +61,18 @@ pub async fn run(topology: Topology, engine: &Engine) -> anyhow::Result<()> {
     let desk = Desk::new(log, store, key_paths(&topology), topology.engine.partitions, Arc::new(SystemClock));
     let reader = Arc::new(feature_reader(&running));
     let router = faces::features::routes(Arc::clone(&reader))
-        .merge(faces::feast::routes(reader))
+        .merge(faces::feast::routes(Arc::clone(&reader)))
+        .merge(grpc::features_routes(reader))
         .merge(faces::health::routes(Arc::clone(&view)))
         .merge(faces::metrics::routes(Arc::clone(&view)))
         .merge(faces::dead_letters::routes(desk))
         .merge(faces::keys::routes(Arc::clone(&view), inspector))
+        .merge(grpc::ingest_routes(Arc::clone(&door), key_member(&topology)))
+        .merge(grpc::reflection_routes()?)
+        .merge(openapi::routes())
         .merge(front_door::http::routes(door));
-    let router = faces::fallback::add(router);
+    let (health, grpc_health) = grpc::health_routes().await;
+    let router = faces::fallback::add(router.merge(health));
     let server = Server::start(topology.http.listen, router).await?;
     let owner = OwnerFile::write(&topology, &server)?;
     wait_until_running(&mut running).await?;
@@ -82,6 +88,7 @@ pub async fn run(topology: Topology, engine: &Engine) -> anyhow::Result<()> {
         },
     };
     view.draining.store(true, Ordering::Relaxed);
+    grpc::stop_serving(&grpc_health).await;
     server.stop();
     if ended.is_ok() {
         tracing::info!(limit = ?topology.engine.drain_limit, "draining; a second signal ends at once");
@@ -144,6 +151,11 @@ pub fn acceptor(topology: &Topology, log_max: usize) -> Acceptor {
         partitions: topology.engine.partitions,
         event_bytes_max: event_max.min(log_max),
     }
+}
+
+/// Where the key of an event of gRPC goes: the first field that keys are taken from.
+fn key_member(topology: &Topology) -> Option<KeyMember> {
+    topology.sessions.key.iter().find(|path| !path.contains(':')).map(|path| KeyMember::new(path))
 }
 
 fn feature_reader(running: &Running) -> FeatureReader {

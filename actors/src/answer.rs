@@ -97,6 +97,9 @@ pub struct Chosen {
     places: HashMap<Box<[u8]>, usize>,
     /// Whether some of them change with time alone.
     changing: bool,
+    /// The names in the last answer that was cut, as they stand there up to the value, and whether each is wanted: keys
+    /// mostly have the same features in the same order, and then no name has to be looked up.
+    layout: Vec<(Box<[u8]>, bool)>,
 }
 
 impl Chosen {
@@ -124,6 +127,56 @@ impl Chosen {
     /// Whether nothing is asked for.
     pub fn is_empty(&self) -> bool {
         self.places.is_empty()
+    }
+
+    /// Appends those of `members` that are chosen, pieces that stand together at once; says how many.
+    fn cut(&mut self, members: &[u8], out: &mut Vec<u8>) -> usize {
+        let (from, mut written, mut rest) = (out.len(), 0, members);
+        let mut piece = 0..0;
+        let mut append = |piece: &mut Range<usize>| {
+            if piece.start < piece.end {
+                if out.len() > from {
+                    out.push(b',');
+                }
+                out.extend_from_slice(&members[piece.clone()]);
+                *piece = 0..0;
+            }
+        };
+        for place in 0.. {
+            let start = members.len() - rest.len() + usize::from(rest.starts_with(b","));
+            let Some((wanted, value)) = self.recognise(place, &members[start..]) else { break };
+            let Some(length) = members::value_end(value) else { break };
+            rest = &value[length..];
+            if wanted {
+                if piece.start == piece.end {
+                    piece.start = start;
+                }
+                piece.end = members.len() - rest.len();
+                written += 1;
+            } else {
+                append(&mut piece);
+            }
+        }
+        append(&mut piece);
+        written
+    }
+
+    /// Whether the member at the beginning of `text`, the `place`-th of its answer, is chosen; and what follows its name.
+    fn recognise<'t>(&mut self, place: usize, text: &'t [u8]) -> Option<(bool, &'t [u8])> {
+        if let Some((name, wanted)) = self.layout.get(place)
+            && let Some(value) = text.strip_prefix(&name[..])
+        {
+            return Some((*wanted, value));
+        }
+        let end = members::string_end(text)?;
+        let value = text[end..].strip_prefix(b":")?;
+        let wanted = self.place(&text[1..end - 1]).is_some();
+        let known = (text[..=end].into(), wanted);
+        match self.layout.get_mut(place) {
+            Some(other) => *other = known,
+            None => self.layout.push(known),
+        }
+        Some((wanted, value))
     }
 }
 
@@ -177,45 +230,48 @@ impl<'a> Stored<'a> {
 
     /// Appends the answer as of `at`, all but its last brace: with all features, or the `chosen` ones. What is chosen and
     /// not there is told at the end, as `missing`. `None` when the stored state makes no sense.
-    pub fn write(&self, out: &mut Vec<u8>, set: &FeatureSet, at: Timestamp, chosen: Option<&Chosen>) -> Option<()> {
+    pub fn write(
+        &self,
+        out: &mut Vec<u8>,
+        set: &FeatureSet,
+        at: Timestamp,
+        mut chosen: Option<&mut Chosen>,
+    ) -> Option<()> {
         out.extend_from_slice(self.before);
         let from = out.len();
-        self.write_features(out, set, at, chosen)?;
+        let written = self.write_features(out, set, at, chosen.as_deref_mut())?;
         let features = from..out.len();
         out.extend_from_slice(self.behind);
-        if let Some(chosen) = chosen {
+        if let Some(chosen) = chosen
+            && written < chosen.len()
+        {
             chosen.write_missing(out, features);
         }
         Some(())
     }
 
-    /// Appends the features as of `at`, without the braces: all of them, or the `chosen` ones in the order they are stored in.
+    /// Appends the features as of `at`, without the braces: all of them, or the `chosen` ones in the order they are stored
+    /// in. Says how many of those there were.
     pub fn write_features(
         &self,
         out: &mut Vec<u8>,
         set: &FeatureSet,
         at: Timestamp,
-        chosen: Option<&Chosen>,
-    ) -> Option<()> {
+        chosen: Option<&mut Chosen>,
+    ) -> Option<usize> {
         let from = out.len();
         let Some(chosen) = chosen else {
             out.extend_from_slice(self.lasting);
-            return self.write_changing(out, from, set, at, |_| true);
+            return self.write_changing(out, from, set, at, |_| true).map(|()| 0);
         };
-        for (name, value) in members(self.lasting).filter(|(name, _)| chosen.place(name).is_some()) {
-            if out.len() > from {
-                out.push(b',');
-            }
-            out.push(b'"');
-            out.extend_from_slice(name);
-            out.extend_from_slice(b"\":");
-            out.extend_from_slice(value);
-        }
+        let lasting = chosen.cut(self.lasting, out);
         if !chosen.changing {
-            return Some(());
+            return Some(lasting);
         }
+        let behind = out.len();
         // Names of declared features are written as they are.
-        self.write_changing(out, from, set, at, |name| chosen.place(name.as_bytes()).is_some())
+        self.write_changing(out, from, set, at, |name| chosen.place(name.as_bytes()).is_some())?;
+        Some(lasting + members(&out[behind..]).count())
     }
 
     fn write_changing(
@@ -238,9 +294,6 @@ impl<'a> Stored<'a> {
 
 impl Chosen {
     fn write_missing(&self, out: &mut Vec<u8>, features: Range<usize>) {
-        if members(&out[features.clone()]).count() >= self.places.len() {
-            return;
-        }
         let names = self.not_in(&out[features]).join(&b"\",\""[..]);
         out.extend_from_slice(b",\"missing\":[\"");
         out.extend_from_slice(&names);
@@ -268,6 +321,8 @@ impl Chosen {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use proptest::prelude::*;
 
     use super::*;
     use crate::{
@@ -353,9 +408,9 @@ mod tests {
         let stored = stored(Some((&set, &state(&set))), handler);
         let later = Timestamp(AT.0 + 360 * SECOND);
         let ask = |names: &[&str]| {
-            let chosen = Chosen::new(names.iter().copied(), &set);
+            let mut chosen = Chosen::new(names.iter().copied(), &set);
             let mut out = Vec::new();
-            Stored::parse(&stored).expect("an answer").write(&mut out, &set, later, Some(&chosen)).expect("sound");
+            Stored::parse(&stored).expect("an answer").write(&mut out, &set, later, Some(&mut chosen)).expect("sound");
             out.push(b'}');
             json(&out)
         };
@@ -370,6 +425,30 @@ mod tests {
         let answer = ask(&["no", "last", "neither \"", "no"]);
         assert_eq!(answer["features"], serde_json::json!({"last": "x,y"}));
         assert_eq!(answer["missing"], serde_json::json!(["no", "neither \""]));
+    }
+
+    proptest! {
+        #[test]
+        fn answers_of_any_layout_are_cut_one_after_the_other(
+            answers in proptest::collection::vec(proptest::collection::vec("[a-f\"]{0,2}", 0..9), 1..6),
+            wanted in proptest::collection::hash_set("[a-f\"]{0,2}", 0..6),
+        ) {
+            let none = FeatureSet::default();
+            let mut chosen = Chosen::new(wanted.iter().map(String::as_str), &none);
+            for names in answers {
+                let stored = stored(None, |features| {
+                    let mut said = HashSet::new();
+                    names.iter().filter(|name| said.insert(*name)).for_each(|name| features.set(name, &name.len()));
+                });
+                let mut expected = json(&stored)["features"].as_object().expect("features").clone();
+                expected.retain(|name, _| wanted.contains(name));
+                let mut out = b"{".to_vec();
+                let parts = Stored::parse(&stored).expect("an answer");
+                let written = parts.write_features(&mut out, &none, AT, Some(&mut chosen)).expect("sound");
+                out.push(b'}');
+                prop_assert_eq!((written, json(&out)), (expected.len(), expected.into()));
+            }
+        }
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub fn string_end(text: &[u8]) -> Option<usize> {
 }
 
 /// How long the value at the beginning of `text` is.
-fn value_end(text: &[u8]) -> Option<usize> {
+pub fn value_end(text: &[u8]) -> Option<usize> {
     match text.first()? {
         b'"' => string_end(text),
         b'{' | b'[' => {

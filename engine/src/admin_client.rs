@@ -1,6 +1,6 @@
 //! Asks a running engine over its admin API: what commands do when another process has the data folder.
 //!
-//! For this machine only: no TLS, no credentials.
+//! How it is reached, and by what token it lets us in, is for [`crate::engine_client`] to say.
 
 use std::time::Duration;
 
@@ -8,13 +8,12 @@ use anyhow::{Context, anyhow};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, StatusCode, header};
-use hyper_util::{
-    client::legacy::{Client as Http, connect::HttpConnector},
-    rt::TokioExecutor,
-};
 use serde::de::DeserializeOwned;
 
-use crate::ingest::http_sink::said;
+use crate::{
+    engine_client::{HttpClient, Way},
+    ingest::http_sink::said,
+};
 
 /// Longest wait for one answer: a request changes at most 1,000 dead letters.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
@@ -23,24 +22,27 @@ const ANSWER_BYTES_MAX: usize = 8 << 20;
 
 /// See the module.
 pub struct AdminClient {
-    http: Http<HttpConnector, Full<Bytes>>,
+    http: HttpClient,
+    way: Way,
     address: String,
 }
 
 impl AdminClient {
     /// Of the engine at `address`, such as `127.0.0.1:8080`.
-    pub fn new(address: String) -> Self {
-        Self { http: Http::builder(TokioExecutor::new()).build_http(), address }
+    pub fn new(address: String, way: Way) -> Self {
+        Self { http: way.client(), way, address }
     }
 
     /// `None` for a 404.
     pub async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<Option<T>> {
         let address = &self.address;
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
-            .uri(format!("http://{address}{path}"))
+            .uri(format!("{}://{address}{path}", self.way.scheme()))
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))?;
+        let authorization = self.way.authorization().cloned().map(|value| (header::AUTHORIZATION, value));
+        request.headers_mut().extend(authorization);
         let exchange = async {
             let answer = self.http.request(request).await.with_context(|| format!("nothing answers at {address}"))?;
             let (head, body) = answer.into_parts();
@@ -53,6 +55,10 @@ impl AdminClient {
         match status {
             StatusCode::OK => Ok(Some(serde_json::from_slice(&body).context("the engine's answer makes no sense")?)),
             StatusCode::NOT_FOUND => Ok(None),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(anyhow!(
+                "{address} does not let this command in: {}; give a token by --token-file or KEYLOOM_TOKEN",
+                said(&body)
+            )),
             status => Err(anyhow!("{address} answered with status {}: {}", status.as_u16(), said(&body))),
         }
     }

@@ -1,11 +1,13 @@
 //! The library behind the `keyloom` binary: the topology, the homes behind the ports, the faces and the tools.
 
+pub mod access;
 mod admin_client;
 mod builder;
 pub mod cases;
 mod cli;
 pub mod dead_letters;
 pub mod embedded;
+mod engine_client;
 pub mod faces;
 pub mod features;
 pub mod front_door;
@@ -18,6 +20,7 @@ pub mod lake;
 pub mod nats;
 pub mod openapi;
 pub mod running;
+pub mod server;
 pub mod telemetry;
 pub mod topology;
 

@@ -43,6 +43,8 @@ pub struct Topology {
     pub cut_age: String,
     /// Lines added to `[log]`.
     pub log: String,
+    /// Lines added to `[http]`.
+    pub http: String,
     /// Lines added to `[sessions]`.
     pub sessions: String,
     /// Appended as it is.
@@ -107,6 +109,7 @@ checkpoint_every = "{checkpoint_every}"
 {lake}
 [http]
 listen = "127.0.0.1:{port}"
+{}
 [sessions]
 key = [{key}]
 handler = "{handler}"
@@ -117,6 +120,7 @@ cut = {{ rows = 1_000_000, bytes = "128MiB", age = "{cut_age}" }}
 {}
 "#,
             self.log,
+            self.http,
             self.sessions,
             self.more,
             partitions = self.partitions.max(1),

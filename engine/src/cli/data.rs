@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::anyhow;
 use keyloom_actors::ports::{Log, Store};
 
-use super::ingest::engine_address;
+use super::{ingest::engine_of, token::TokenFile};
 use crate::{admin_client::AdminClient, embedded::EmbeddedError, homes, topology::Topology};
 
 /// How an answer looks.
@@ -28,7 +28,7 @@ pub enum Data {
 
 impl Data {
     /// Finds out who has the data of `topology`.
-    pub async fn of(topology: &Topology) -> anyhow::Result<Self> {
+    pub async fn of(topology: &Topology, token: &TokenFile) -> anyhow::Result<Self> {
         if let Some(options) = homes::embedded_options(topology)
             && !options.data_dir.exists()
         {
@@ -38,7 +38,9 @@ impl Data {
         match homes::open_log_and_store(topology).await {
             Ok((log, store)) => Ok(Self::Here(log, store)),
             Err(error) if matches!(error.downcast_ref(), Some(EmbeddedError::Locked(_))) => {
-                Ok(Self::There(Box::new(AdminClient::new(engine_address(topology)?))))
+                let owner = engine_of(topology)?;
+                let address = owner.admin.unwrap_or(owner.listen).to_string();
+                Ok(Self::There(Box::new(AdminClient::new(address, token.way(topology)?))))
             }
             Err(error) => Err(error),
         }

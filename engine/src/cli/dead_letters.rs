@@ -15,6 +15,7 @@ use super::{
     WrongUse,
     data::{Data, Format},
     dead_letters_text::{self, in_words, letters},
+    token::TokenFile,
     topology_file,
 };
 use crate::{
@@ -36,6 +37,8 @@ pub struct DeadLettersArguments {
     /// How the answer looks
     #[arg(long, value_enum, default_value_t, global = true)]
     format: Format,
+    #[command(flatten)]
+    token: TokenFile,
     #[command(subcommand)]
     command: Command,
 }
@@ -107,18 +110,18 @@ pub fn load(arguments: &DeadLettersArguments, engine: &Engine) -> anyhow::Result
 /// See the module.
 pub async fn dead_letters(arguments: DeadLettersArguments, topology: Topology) -> anyhow::Result<()> {
     let mut out = Vec::new();
-    let format = arguments.format;
+    let (format, token) = (arguments.format, arguments.token);
     match arguments.command {
         Command::List { filter, limit, after } => {
             if limit == 0 {
                 return Err(WrongUse("a limit is at least 1".to_owned()).into());
             }
             check_partition(&filter, &topology)?;
-            let office = Office::open(&topology).await?;
+            let office = Office::open(&topology, &token).await?;
             finished(list(&office, ListRequest { filter, limit, after }, format).await)
         }
         Command::Show { id } => {
-            let found = Office::open(&topology).await?.show(id).await?;
+            let found = Office::open(&topology, &token).await?.show(id).await?;
             let letter = found.ok_or_else(|| anyhow!("there is no dead letter {id}"))?;
             match format {
                 Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(&letter)?)?,
@@ -126,8 +129,10 @@ pub async fn dead_letters(arguments: DeadLettersArguments, topology: Topology) -
             }
             finished(io::stdout().write_all(&out).map_err(Into::into))
         }
-        Command::Redrive { choice, force } => change(&topology, Action::Redrive, choice.request(force)?, format).await,
-        Command::Purge { choice } => change(&topology, Action::Purge, choice.request(false)?, format).await,
+        Command::Redrive { choice, force } => {
+            change((&topology, &token), Action::Redrive, choice.request(force)?, format).await
+        }
+        Command::Purge { choice } => change((&topology, &token), Action::Purge, choice.request(false)?, format).await,
     }
 }
 
@@ -152,8 +157,8 @@ impl Choice {
 
 impl Office {
     /// The broker, or the data folder, or the engine that has it.
-    async fn open(topology: &Topology) -> anyhow::Result<Self> {
-        Ok(match Data::of(topology).await? {
+    async fn open(topology: &Topology, token: &TokenFile) -> anyhow::Result<Self> {
+        Ok(match Data::of(topology, token).await? {
             Data::Here(log, store) => {
                 let (keys, partitions) = (key_paths(topology), topology.engine.partitions);
                 Self::Here(Box::new(Desk::new(log, store, keys, partitions, Arc::new(SystemClock))))
@@ -246,9 +251,14 @@ async fn list(office: &Office, request: ListRequest, format: Format) -> anyhow::
 }
 
 /// Asks until everything is done; one request does only so much.
-async fn change(topology: &Topology, action: Action, mut request: ChangeRequest, format: Format) -> anyhow::Result<()> {
+async fn change(
+    (topology, token): (&Topology, &TokenFile),
+    action: Action,
+    mut request: ChangeRequest,
+    format: Format,
+) -> anyhow::Result<()> {
     check_partition(&request.filter(), topology)?;
-    let office = Office::open(topology).await?;
+    let office = Office::open(topology, token).await?;
     let (is_named, limit) = (!request.ids.is_empty(), request.limit);
     let mut report = Report::new(action, request.dry_run);
     let failed = loop {

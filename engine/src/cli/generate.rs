@@ -12,7 +12,9 @@ use keyloom_actors::{
     timestamp::{Clock, SystemClock, Timestamp},
 };
 
+use super::token::TokenFile;
 use crate::{
+    engine_client::Way,
     front_door::{Acceptor, ids::IdSource},
     generate::{Generator, GeneratorOptions},
     ingest::{HttpSink, IngestSink},
@@ -61,6 +63,8 @@ pub struct GenerateArguments {
     /// - for standard output, a file, http://HOST:PORT of an engine, or nats://HOST:PORT[/SUBJECT] (events.generate)
     #[arg(long, default_value = "-")]
     to: String,
+    #[command(flatten)]
+    token: TokenFile,
 }
 
 /// See the module.
@@ -88,7 +92,8 @@ pub async fn generate(arguments: GenerateArguments) -> anyhow::Result<()> {
     let paced = arguments.rate.map(|rate| Pace { rate, began: Instant::now(), sent: 0 });
     let generator = Generator::new(options);
     if let Some(address) = arguments.to.strip_prefix("http://") {
-        let sink = HttpSink::new(address.trim_end_matches('/')).map_err(|e| anyhow!(e))?;
+        let way = Way::new(arguments.token.token()?.as_deref(), None)?;
+        let sink = HttpSink::by(address.trim_end_matches('/'), way).map_err(|e| anyhow!(e))?;
         return to_front_door(generator, paced, sink).await;
     }
     if arguments.to.starts_with("nats://") || arguments.to.starts_with("tls://") {

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, anyhow};
 use keyloom_actors::{ports::Log, timestamp::SystemClock};
 
-use super::{restart::StartAgain, run, topology_file};
+use super::{listening::Owner, restart::StartAgain, run, token::TokenFile, topology_file};
 use crate::{
     Engine,
     embedded::{EmbeddedError, EmbeddedHome, EmbeddedLog},
@@ -29,6 +29,8 @@ pub struct IngestArguments {
     /// Also process them: run the engine here until every event is in features and lake
     #[arg(long)]
     process: bool,
+    #[command(flatten)]
+    token: TokenFile,
     /// JSON lines, plain or packed with gzip or zstd; - for standard input
     file: String,
 }
@@ -47,7 +49,7 @@ pub async fn ingest(arguments: IngestArguments, topology: Topology, engine: &Eng
     if arguments.process {
         return process(&arguments, &topology, engine).await;
     }
-    let (mut sink, log_max, _keep): (Box<dyn IngestSink>, usize, _) = open(&topology).await?;
+    let (mut sink, log_max, _keep): (Box<dyn IngestSink>, usize, _) = open(&arguments.token, &topology).await?;
     let report = read_into(&arguments, &topology, sink.as_mut(), log_max).await?;
     println!("{report}");
     Ok(())
@@ -66,7 +68,10 @@ async fn read_into(
 }
 
 /// The log itself, or the engine that has it.
-async fn open(topology: &Topology) -> anyhow::Result<(Box<dyn IngestSink>, usize, Option<EmbeddedHome>)> {
+async fn open(
+    token: &TokenFile,
+    topology: &Topology,
+) -> anyhow::Result<(Box<dyn IngestSink>, usize, Option<EmbeddedHome>)> {
     match homes::embedded_options(topology) {
         None => {
             let connection = homes::connect(topology).await?;
@@ -81,10 +86,11 @@ async fn open(topology: &Topology) -> anyhow::Result<(Box<dyn IngestSink>, usize
                 Ok((Box::new(LogSink::new(log)), max, Some(home)))
             }
             Err(EmbeddedError::Locked(_)) => {
-                let address = engine_address(topology)?;
-                eprintln!("an engine runs on this topology; sending to http://{address}");
+                let address = engine_of(topology)?.listen.to_string();
+                let way = token.way(topology)?;
+                eprintln!("an engine runs on this topology; sending to {}://{address}", way.scheme());
                 let events_max = usize::try_from(topology.http.events_max).unwrap_or(usize::MAX);
-                let sink = HttpSink::new(&address).map_err(|e| anyhow!(e))?.with_events_max(events_max);
+                let sink = HttpSink::by(&address, way).map_err(|e| anyhow!(e))?.with_events_max(events_max);
                 Ok((Box::new(sink), usize::MAX, None))
             }
             Err(error) => Err(error.into()),
@@ -93,12 +99,11 @@ async fn open(topology: &Topology) -> anyhow::Result<(Box<dyn IngestSink>, usize
 }
 
 /// Where the engine listens that has the data folder.
-pub fn engine_address(topology: &Topology) -> anyhow::Result<String> {
+pub fn engine_of(topology: &Topology) -> anyhow::Result<Owner> {
     let path = topology.engine.data_dir.join(OWNER_FILE);
     let advice = "another process uses the data folder, but does not say where it listens; is another command at work? Try again";
     let text = std::fs::read_to_string(&path).context(advice)?;
-    let owner: serde_json::Value = serde_json::from_str(&text).context(advice)?;
-    owner["listen"].as_str().map(str::to_owned).context(advice)
+    Owner::read(&text).context(advice)
 }
 
 async fn process(arguments: &IngestArguments, topology: &Topology, engine: &Engine) -> anyhow::Result<()> {

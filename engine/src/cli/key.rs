@@ -14,7 +14,9 @@ use keyloom_actors::key::Key;
 use super::{
     WrongUse,
     data::{Data, Format},
-    run, topology_file,
+    run,
+    token::TokenFile,
+    topology_file,
 };
 use crate::{
     Engine,
@@ -32,6 +34,8 @@ pub struct KeyArguments {
     /// How the answer looks
     #[arg(long, value_enum, default_value_t, global = true)]
     format: Format,
+    #[command(flatten)]
+    token: TokenFile,
     #[command(subcommand)]
     command: Command,
 }
@@ -54,7 +58,7 @@ pub fn load(arguments: &KeyArguments, engine: &Engine) -> anyhow::Result<Topolog
 pub async fn key(arguments: KeyArguments, topology: Topology, engine: &Engine) -> anyhow::Result<()> {
     let Command::Show { key } = arguments.command;
     let key = Key::new(&key).map_err(|error| WrongUse(error.to_string()))?;
-    let report = find(&key, &topology, engine).await?;
+    let report = find(&key, &topology, &arguments.token, engine).await?;
     let text = match arguments.format {
         Format::Json => format!("{}\n", serde_json::to_string_pretty(&report)?),
         Format::Text => in_words(&report)?,
@@ -65,8 +69,8 @@ pub async fn key(arguments: KeyArguments, topology: Topology, engine: &Engine) -
     }
 }
 
-async fn find(key: &Key, topology: &Topology, engine: &Engine) -> anyhow::Result<KeyReport> {
-    match Data::of(topology).await? {
+async fn find(key: &Key, topology: &Topology, token: &TokenFile, engine: &Engine) -> anyhow::Result<KeyReport> {
+    match Data::of(topology, token).await? {
         Data::Here(log, store) => {
             let factory = run::factory(topology, engine)?;
             let inspector = Inspector::new(log, store, key_paths(topology), topology.engine.partitions, factory);

@@ -8,9 +8,11 @@ mod dead_letters_text;
 mod generate;
 mod ingest;
 mod key;
+mod listening;
 mod restart;
 mod run;
 mod test;
+mod token;
 mod topology_file;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -81,6 +83,8 @@ enum Command {
     Test(test::TestArguments),
     /// Show what there is to know of one key
     Key(key::KeyArguments),
+    /// Make tokens for those who may come in
+    Token(token::TokenArguments),
 }
 
 /// Does what the command line says.
@@ -103,6 +107,7 @@ pub fn main(engine: &Engine) -> ExitCode {
         Command::DeadLetters(arguments) => {
             dead_letters::load(&arguments, engine).and_then(|t| block_on(dead_letters::dead_letters(arguments, t)))
         }
+        Command::Token(arguments) => token::token(arguments),
         Command::Test(arguments) => test::test(&arguments, engine),
         Command::Key(arguments) => key::load(&arguments, engine).and_then(|t| block_on(key::key(arguments, t, engine))),
     };

@@ -10,19 +10,23 @@ use anyhow::{Context, anyhow};
 use keyloom_actors::{fault_point, handler::LogicFactory, ports::Homes, timestamp::SystemClock};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::restart;
+use super::{
+    listening::{Faces, Listening},
+    restart,
+};
 use crate::{
     Engine,
+    access::{self, Gatekeeper, Rules},
     dead_letters::Desk,
-    faces::{self, Server, View},
+    faces::{self, View},
     features::{FeatureReader, Sources},
-    front_door::{self, Acceptor, FrontDoor, Limits},
+    front_door::{self, Acceptor, FrontDoor, Limits, admission::Admissions},
     grpc::{self, KeyMember},
     homes::{self, OWNER_FILE},
     keys::Inspector,
     lake, openapi,
     running::{Broken, Running, key_paths},
-    telemetry,
+    server, telemetry,
     topology::{self, Topology},
 };
 
@@ -53,30 +57,30 @@ pub async fn run(topology: Topology, engine: &Engine) -> anyhow::Result<()> {
         metrics,
         draining: Default::default(),
     });
-    let door = Arc::new(front_door(&topology, &running));
+    let rules = Arc::new(topology.rules());
+    let door = Arc::new(front_door(&topology, &running, &rules));
     let Homes { log, store, .. } = running.homes.homes.clone();
     let (keys, partitions) = (key_paths(&topology), topology.engine.partitions);
     let factory = Arc::clone(&running.factory);
     let inspector = Inspector::new(Arc::clone(&log), Arc::clone(&store), keys, partitions, factory);
     let desk = Desk::new(log, store, key_paths(&topology), topology.engine.partitions, Arc::new(SystemClock));
     let reader = Arc::new(feature_reader(&running));
-    let router = faces::features::routes(Arc::clone(&reader))
-        .merge(faces::feast::routes(Arc::clone(&reader)))
-        .merge(grpc::features_routes(reader))
-        .merge(faces::health::routes(Arc::clone(&view)))
-        .merge(faces::metrics::routes(Arc::clone(&view)))
-        .merge(faces::dead_letters::routes(desk))
-        .merge(faces::keys::routes(Arc::clone(&view), inspector))
-        .merge(grpc::ingest_routes(Arc::clone(&door), key_member(&topology)))
-        .merge(grpc::reflection_routes()?)
-        .merge(openapi::routes())
-        .merge(front_door::http::routes(door));
     let (health, grpc_health) = grpc::health_routes().await;
-    let router = faces::fallback::add(router.merge(health));
-    let server = Server::start(topology.http.listen, router).await?;
-    let owner = OwnerFile::write(&topology, &server)?;
+    let faces = Faces {
+        ingest: front_door::http::routes(Arc::clone(&door)).merge(grpc::ingest_routes(door, key_member(&topology))),
+        features: faces::features::routes(Arc::clone(&reader))
+            .merge(faces::feast::routes(Arc::clone(&reader)))
+            .merge(grpc::features_routes(reader)),
+        admin: faces::health::routes(Arc::clone(&view))
+            .merge(faces::metrics::routes(Arc::clone(&view)))
+            .merge(faces::dead_letters::routes(desk))
+            .merge(faces::keys::routes(Arc::clone(&view), inspector)),
+        everywhere: openapi::routes().merge(grpc::reflection_routes()?).merge(health),
+    };
+    let listening = Listening::start(&topology, faces.guarded(&Gatekeeper::new(rules))).await?;
+    let owner = OwnerFile::write(&topology, &listening)?;
     wait_until_running(&mut running).await?;
-    println!("keyloom {} runs: http://{}", topology.engine.name, server.address);
+    print!("{}", listening.announcement(&topology.engine.name));
     println!("durability: {}", running.homes.durability.description);
 
     let ended = tokio::select! {
@@ -89,11 +93,14 @@ pub async fn run(topology: Topology, engine: &Engine) -> anyhow::Result<()> {
     };
     view.draining.store(true, Ordering::Relaxed);
     grpc::stop_serving(&grpc_health).await;
-    server.stop();
+    listening.server.stop();
     if ended.is_ok() {
-        tracing::info!(limit = ?topology.engine.drain_limit, "draining; a second signal ends at once");
+        let limit = topology.engine.drain_limit;
+        tracing::info!(?limit, "draining; a second signal ends at once");
+        // Requests under way are answered meanwhile; what they store is processed by the next start.
+        let all = async { tokio::join!(running.drain(limit), listening.server.closed(limit)).0 };
         let drained = tokio::select! {
-            drained = running.drain(topology.engine.drain_limit) => drained,
+            drained = all => drained,
             _ = terminate.recv() => false,
             _ = interrupt.recv() => false,
         };
@@ -141,6 +148,8 @@ pub fn describe_metrics() {
     faces::observe::describe();
     front_door::observe::describe();
     lake::observe::describe();
+    access::observe::describe();
+    server::observe::describe();
 }
 
 /// The rules by which events enter the log of a topology.
@@ -167,17 +176,19 @@ fn feature_reader(running: &Running) -> FeatureReader {
     })
 }
 
-fn front_door(topology: &Topology, running: &Running) -> FrontDoor {
+fn front_door(topology: &Topology, running: &Running, rules: &Arc<Rules>) -> FrontDoor {
     let log = Arc::clone(&running.homes.homes.log);
     let acceptor = acceptor(topology, log.event_bytes_max());
     let body_max = usize::try_from(topology.http.body_max).unwrap_or(usize::MAX);
     let events_max = usize::try_from(topology.http.events_max).unwrap_or(usize::MAX);
+    let in_flight_max = usize::try_from(topology.http.in_flight_max).unwrap_or(usize::MAX);
     FrontDoor::new(
         acceptor,
         log,
         Arc::new(SystemClock),
-        Limits { body_bytes_max: body_max, events_max, ..Limits::default() },
+        Limits { body_bytes_max: body_max, events_max, in_flight_bytes_max: in_flight_max, ..Limits::default() },
     )
+    .with_admissions(Admissions::new(Arc::clone(rules)))
 }
 
 async fn wait_until_running(running: &mut Running) -> anyhow::Result<()> {
@@ -204,13 +215,12 @@ async fn wait_until_running(running: &mut Running) -> anyhow::Result<()> {
 struct OwnerFile(Option<std::path::PathBuf>);
 
 impl OwnerFile {
-    fn write(topology: &Topology, server: &Server) -> anyhow::Result<Self> {
+    fn write(topology: &Topology, listening: &Listening) -> anyhow::Result<Self> {
         if !matches!(topology.log, topology::Log::Embedded { .. }) {
             return Ok(Self(None));
         }
         let path = topology.engine.data_dir.join(OWNER_FILE);
-        let text = serde_json::json!({ "pid": std::process::id(), "listen": server.address.to_string() }).to_string();
-        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+        fs::write(&path, listening.owner()).with_context(|| format!("writing {}", path.display()))?;
         Ok(Self(Some(path)))
     }
 }

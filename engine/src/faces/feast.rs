@@ -42,13 +42,13 @@ async fn find(reader: &FeatureReader, request: Request) -> Result<Response, Refu
     let keys = question.keys.iter().flatten().cloned().collect();
     let mut all = reader.read(&Ask { keys, ..Ask::default() }).await?.into_iter();
     let (set, at) = (reader.declared(), reader.now());
-    let chosen = question.chosen(set);
+    let mut chosen = question.chosen(set);
     let (mut rows, mut statuses) = (Vec::with_capacity(question.keys.len()), Vec::with_capacity(question.keys.len()));
     for (place, key) in question.keys.iter().enumerate() {
         let stored = key.as_ref().and_then(|_| all.next()).and_then(|found| found.stored);
         let row = stored.as_deref().map(|stored| {
             let unreadable = || Refusal::Unreadable(format!("entity {place}"));
-            question.row(stored, set, at, &chosen).ok_or_else(unreadable)
+            question.row(stored, set, at, &mut chosen).ok_or_else(unreadable)
         });
         statuses.push(if row.is_some() { Status::Found } else { Status::Unknown });
         rows.push(row.transpose()?);

@@ -8,7 +8,6 @@ pub mod health;
 pub mod keys;
 pub mod metrics;
 pub mod observe;
-mod server;
 
 use std::sync::Arc;
 
@@ -25,8 +24,6 @@ use keyloom_actors::{
     status::Status,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
-
-pub use self::server::{Server, ServerError};
 
 /// What the faces read.
 pub struct View {

@@ -102,7 +102,7 @@ impl Question {
     }
 
     /// The values of one key, from its stored answer as of `at`; `None` when that makes no sense.
-    pub fn row(&self, stored: &[u8], set: &FeatureSet, at: Timestamp, chosen: &Chosen) -> Option<Row> {
+    pub fn row(&self, stored: &[u8], set: &FeatureSet, at: Timestamp, chosen: &mut Chosen) -> Option<Row> {
         Row::read(stored, set, at, chosen, self.features.len())
     }
 
@@ -212,10 +212,10 @@ pub struct Row {
 }
 
 impl Row {
-    fn read(stored: &[u8], set: &FeatureSet, at: Timestamp, chosen: &Chosen, columns: usize) -> Option<Self> {
+    fn read(stored: &[u8], set: &FeatureSet, at: Timestamp, chosen: &mut Chosen, columns: usize) -> Option<Self> {
         let stored = Stored::parse(stored)?;
         let mut text = Vec::new();
-        stored.write_features(&mut text, set, at, Some(chosen))?;
+        stored.write_features(&mut text, set, at, Some(&mut *chosen))?;
         let mut values = vec![None; columns];
         let mut expired = Vec::new();
         let mut walk = members(&text);
@@ -265,8 +265,8 @@ mod tests {
 
     fn answer(question: &Question, rows: &[Option<&[u8]>], at: Timestamp) -> Value {
         let set = set();
-        let chosen = question.chosen(&set);
-        let read = |stored: &Option<&[u8]>| stored.and_then(|stored| question.row(stored, &set, at, &chosen));
+        let mut chosen = question.chosen(&set);
+        let read = |stored: &Option<&[u8]>| stored.and_then(|stored| question.row(stored, &set, at, &mut chosen));
         let rows: Vec<_> = rows.iter().map(read).collect();
         serde_json::from_slice(&question.answer(&rows).expect("an answer")).expect("JSON")
     }

@@ -96,7 +96,7 @@ impl<'a> Page<'a> {
         progress: impl FnOnce() -> Progress,
     ) -> Option<Status> {
         let stored = Stored::parse(stored)?;
-        stored.write(out, self.set, self.at, self.chosen.as_ref())?;
+        stored.write(out, self.set, self.at, self.chosen.as_mut())?;
         out.extend_from_slice(b",\"as_of\":\"");
         out.extend_from_slice(self.as_of.as_bytes());
         out.extend_from_slice(b"\",\"age\":");

@@ -2,6 +2,8 @@
 //!
 //! Not for single events, which are rejected by index in an [`super::Answer`].
 
+use crate::access::Denied;
+
 /// A request that was not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -32,6 +34,9 @@ pub enum Refusal {
     /// The log did not answer; the events may or may not be stored.
     #[error("the log did not confirm the events: {0}")]
     Unavailable(String),
+    /// Who sends it may not, or not now; nothing of this request was stored.
+    #[error(transparent)]
+    Denied(#[from] Denied),
     /// A defect; nothing of this request was stored.
     #[error("the engine failed on this request: {0}")]
     Internal(String),
@@ -44,6 +49,7 @@ impl Refusal {
     /// The HTTP status code.
     pub fn code(&self) -> u16 {
         match self {
+            Self::Denied(denied) => denied.code(),
             Self::Empty | Self::Malformed(_) => 400,
             Self::Method => 405,
             Self::Slow(_) => 408,
@@ -58,6 +64,7 @@ impl Refusal {
     /// What the sender can do.
     pub fn hint(&self) -> &'static str {
         match self {
+            Self::Denied(denied) => denied.hint(),
             Self::Empty => "send one JSON object, an array of objects, or one object per line",
             Self::Malformed(_) => "nothing was stored; correct the body and send it again",
             Self::Slow(_) => "nothing was stored; send smaller requests",
@@ -75,7 +82,16 @@ impl Refusal {
 
     /// Whether it passes by itself: such answers carry a `Retry-After`.
     pub fn passes(&self) -> bool {
-        matches!(self, Self::Busy | Self::Unavailable(_))
+        self.retry_after().is_some()
+    }
+
+    /// Seconds after which to try again, for what passes by itself.
+    pub fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::Busy | Self::Unavailable(_) => Some(RETRY_AFTER_SECONDS),
+            Self::Denied(denied) => denied.retry_after(),
+            _ => None,
+        }
     }
 
     /// The answer's body: `{"error","hint"}`.

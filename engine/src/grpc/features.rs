@@ -53,7 +53,7 @@ impl FeatureCalls {
         let all = self.reader.read(&ask).await?;
         let set = self.reader.declared();
         let chosen = ask.features.as_ref().map(|names| Chosen::new(names.iter().map(String::as_str), set));
-        let reading = Reading { reader: &self.reader, at: self.reader.now(), chosen };
+        let mut reading = Reading { reader: &self.reader, at: self.reader.now(), chosen };
         let (mut results, mut bytes) = (Vec::with_capacity(all.len()), 0);
         for (place, (key, found)) in keys.into_iter().zip(&all).enumerate() {
             let (read, answer) = reading.of_key(key, found);
@@ -84,7 +84,7 @@ fn ask(
 }
 
 impl Reading<'_> {
-    fn of_key(&self, key: String, found: &Found) -> (Read, Option<FeatureAnswer>) {
+    fn of_key(&mut self, key: String, found: &Found) -> (Read, Option<FeatureAnswer>) {
         let Some(stored) = &found.stored else {
             return (if found.behind { Read::Behind } else { Read::Unknown }, None);
         };
@@ -94,10 +94,10 @@ impl Reading<'_> {
         }
     }
 
-    fn answer(&self, key: String, stored: &[u8], found: &Found) -> Option<FeatureAnswer> {
+    fn answer(&mut self, key: String, stored: &[u8], found: &Found) -> Option<FeatureAnswer> {
         let stored = Stored::parse(stored)?;
         let mut features = vec![b'{'];
-        stored.write_features(&mut features, self.reader.declared(), self.at, self.chosen.as_ref())?;
+        stored.write_features(&mut features, self.reader.declared(), self.at, self.chosen.as_mut())?;
         let missing = self.chosen.as_ref().map(|chosen| chosen.missing(&features[1..])).unwrap_or_default();
         features.push(b'}');
         let progress = self.reader.progress(found.partition);

@@ -7,16 +7,15 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Request, Uri, header};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
 
 use super::{
     backoff::Backoff,
     sink::{IngestSink, SendCount},
 };
-use crate::front_door::{Accepted, Answer, http::EVENTS_PATH};
+use crate::{
+    engine_client::{HttpClient, Way},
+    front_door::{Accepted, Answer, http::EVENTS_PATH},
+};
 
 /// Bytes per request; a larger event travels alone.
 const REQUEST_BYTES_MAX: usize = 2 << 20;
@@ -29,7 +28,8 @@ const ANSWER_BYTES_MAX: usize = 4 << 20;
 
 /// Posts to `http://ADDR/v1/events`.
 pub struct HttpSink {
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: HttpClient,
+    way: Way,
     address: String,
     uri: Uri,
     events_max: usize,
@@ -48,12 +48,17 @@ enum Failure {
 impl HttpSink {
     /// A sink to the front door at `address`, such as `127.0.0.1:8080`.
     pub fn new(address: &str) -> Result<Self, String> {
-        let uri = format!("http://{address}{EVENTS_PATH}");
+        Self::by(address, Way::default())
+    }
+
+    /// The same, on a way of its own.
+    pub fn by(address: &str, way: Way) -> Result<Self, String> {
+        let uri = format!("{}://{address}{EVENTS_PATH}", way.scheme());
         let uri =
             uri.parse().map_err(|error| format!("{address} is not an address such as 127.0.0.1:8080: {error}"))?;
-        let client = Client::builder(TokioExecutor::new()).build_http();
         Ok(Self {
-            client,
+            client: way.client(),
+            way,
             address: address.to_owned(),
             uri,
             events_max: REQUEST_EVENTS_MAX,
@@ -87,10 +92,12 @@ impl HttpSink {
     }
 
     async fn attempt(&mut self, body: Bytes) -> Result<Answer, Failure> {
-        let request = Request::post(self.uri.clone())
+        let mut request = Request::post(self.uri.clone())
             .header(header::CONTENT_TYPE, "application/x-ndjson")
             .body(Full::new(body))
             .map_err(|error| Failure::Final(error.to_string()))?;
+        let authorization = self.way.authorization().cloned().map(|value| (header::AUTHORIZATION, value));
+        request.headers_mut().extend(authorization);
         let exchange = async {
             let response = self.client.request(request).await.map_err(|error| {
                 if error.is_connect() && !self.has_answered {
@@ -119,7 +126,8 @@ impl HttpSink {
             let asked = head.headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
             return Err(Failure::Passing(problem, asked.map(Duration::from_secs)));
         }
-        Err(Failure::Final(format!("{} refused the events: {problem}", self.address)))
+        let hint = if matches!(code, 401 | 403) { "; give a token by --token-file or KEYLOOM_TOKEN" } else { "" };
+        Err(Failure::Final(format!("{} refused the events: {problem}{hint}", self.address)))
     }
 
     fn count(&mut self, answer: Answer) -> SendCount {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use keyloom_actors::features;
 
 use super::names::{self, Check};
+use crate::access::{IpPolicy, Role, rate::RATE_MAX};
 
 const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
@@ -25,7 +26,7 @@ const TIB: u64 = 1 << 40;
 pub(super) const VERSION: u64 = 1;
 
 /// Sections that later versions will know.
-pub(super) const RESERVED: [&str; 5] = ["source", "identity", "model", "ingest", "admin"];
+pub(super) const RESERVED: [&str; 2] = ["identity", "model"];
 
 /// Kinds of value.
 #[derive(Clone, Copy)]
@@ -120,6 +121,36 @@ const TLS: [Key; 4] = [
     key("cert", Kind::Path, "client.pem", "Certificate that this engine shows, PEM; together with key."),
     key("key", Kind::Path, "client.key", "Private key of cert, PEM; not readable by everyone."),
     key("first", Kind::Flag, "true", "Begin with the TLS handshake, before the server says anything (default: false)."),
+];
+
+const HTTP_TLS: [Key; 3] = [
+    key("cert", Kind::Path, "server.pem", "Certificate that the engine shows, and what leads to its root, PEM."),
+    key("key", Kind::Path, "server.key", "Private key of cert, PEM; not readable by everyone."),
+    key(
+        "client_ca",
+        Kind::Path,
+        "clients.pem",
+        "Who vouches for certificates of clients, PEM. A client may show one, see [access.NAME]; it need not.",
+    ),
+];
+
+const COOKIE: [Key; 6] = [
+    key("enabled", Kind::Flag, "true", "Whether trackers get the cookie (default: true)."),
+    key("name", Kind::Text(names::cookie_name), "sp", "Its name.").default(),
+    key("max_age", Kind::Time(secs(1), YEARS_10), "365d", "How long browsers keep it.").default(),
+    key("secure", Kind::Flag, "true", "Only over HTTPS (default: true)."),
+    key("same_site", Kind::Choice(&["none", "lax", "strict"]), "none", "From which pages browsers send it.").default(),
+    key("domain", Kind::Text(names::domain), "example.com", "The domain it is for (default: the host that was asked)."),
+];
+
+const PSEUDONYMS: [Key; 2] = [
+    key(
+        "fields",
+        Kind::Texts(names::key_path, 100),
+        "user_id",
+        "Fields whose values are replaced, by name, or by path: \"traits.email\".",
+    ),
+    key("key", Kind::Secret, "{ env = \"PSEUDONYM_KEY\" }", "The key of HMAC-SHA-256; at least 16 characters."),
 ];
 
 const CUT: [Key; 3] = [
@@ -294,10 +325,163 @@ pub(super) const HTTP: Section = Section {
     name: "http",
     about: "Front door, feature API, admin pages and metrics.",
     keys: &[
-        key("listen", Kind::Address, "127.0.0.1:8080", "Address and port, on loopback.").default(),
+        key(
+            "listen",
+            Kind::Address,
+            "127.0.0.1:8080",
+            "Address and port of all faces. Beyond loopback each needs somebody who may come in, see [access.NAME].",
+        )
+        .default(),
         key("body_max", Kind::Size(KIB, GIB), "8MiB", "Largest request, after decompression.").default(),
         key("event_max", Kind::Size(KIB, 64 * MIB), "256KiB", "Largest event.").default(),
         key("events_max", Kind::Count(1, 1_000_000), "10_000", "Most events in one request.").default(),
+        key(
+            "in_flight_max",
+            Kind::Size(MIB, 64 * GIB),
+            "64MiB",
+            "Bytes of request bodies being worked on, before the front door says 429.",
+        )
+        .default(),
+        key(
+            "connections_max",
+            Kind::Count(1, 1_000_000),
+            "10_000",
+            "Open connections; further ones are closed at once.",
+        )
+        .default(),
+        key(
+            "header_timeout",
+            Kind::Time(MS_100, HOUR),
+            "10s",
+            "How long a TLS handshake, or the head of a request, may take to arrive.",
+        )
+        .default(),
+        key(
+            "idle_timeout",
+            Kind::Time(MS_100, DAY),
+            "75s",
+            "A connection without a request is closed after this long.",
+        )
+        .default(),
+        key(
+            "write_timeout",
+            Kind::Time(MS_100, HOUR),
+            "30s",
+            "A client that reads nothing of its answer for this long is cut off.",
+        )
+        .default(),
+        key(
+            "trusted_proxies",
+            Kind::Texts(names::network, 100),
+            "10.0.0.0/8",
+            "Networks of proxies whose X-Forwarded-For is believed (default: none).",
+        ),
+        key(
+            "tls",
+            Kind::Keys(&HTTP_TLS),
+            "{ cert = \"server.pem\", key = \"server.key\" }",
+            "Encryption, for all faces (default: none).",
+        ),
+    ],
+};
+
+/// `[ingest]`
+pub(super) const INGEST: Section = Section {
+    name: "ingest",
+    about: "The front door.",
+    keys: &[
+        key("listen", Kind::Address, "127.0.0.1:8080", "An address of its own (default: that of [http])."),
+        key(
+            "ip",
+            Kind::Choice(&IpPolicy::NAMES),
+            "truncate",
+            "What is kept of the client addresses that trackers' events get: all, the /24 or /48, nothing.",
+        )
+        .default(),
+        key(
+            "cookie",
+            Kind::Keys(&COOKIE),
+            "{ enabled = true, name = \"sp\" }",
+            "The cookie by which Snowplow trackers know a browser again.",
+        ),
+    ],
+};
+
+/// `[admin]`
+pub(super) const ADMIN: Section = Section {
+    name: "admin",
+    about: "Health, metrics and /api.",
+    keys: &[key("listen", Kind::Address, "127.0.0.1:9090", "An address of its own (default: that of [http]).")],
+};
+
+/// `[access.NAME]`
+pub(super) const ACCESS: Section = Section {
+    name: "access",
+    about: "Somebody who may come in, by a token or a certificate. With one of these or a [source.NAME], everything but /livez and /readyz needs a role.",
+    keys: &[
+        key(
+            "token_sha256",
+            Kind::Text(names::token_hash),
+            "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+            "SHA-256 of the token, as keyloom token new prints it.",
+        ),
+        key(
+            "certificate",
+            Kind::Text(names::domain),
+            "service.example.com",
+            "Instead of a token: a DNS name in the client's certificate; needs tls.client_ca in [http].",
+        ),
+        key(
+            "roles",
+            Kind::Texts(names::role, Role::NAMES.len()),
+            "ingest",
+            "What they may do: ingest, features, metrics, admin-read, admin-write.",
+        ),
+        key(
+            "rate",
+            Kind::Count(1, RATE_MAX),
+            "1_000",
+            "Events per second, and other requests per second (default: no limit). Ten seconds' worth may come at once.",
+        ),
+    ],
+};
+
+/// `[source.NAME]`
+pub(super) const SOURCE: Section = Section {
+    name: "source",
+    about: "Trackers and pages that may send events by a key that is no secret, and what is kept of what they send.",
+    keys: &[
+        key("write_keys", Kind::Texts(names::public_key, 100), "web-1", "What its trackers send as write key."),
+        key(
+            "app_ids",
+            Kind::Texts(names::public_key, 100),
+            "shop",
+            "Applications of trackers that have no key, as Snowplow's.",
+        ),
+        key(
+            "origins",
+            Kind::Texts(names::origin, 100),
+            "https://shop.example.com",
+            "Pages whose browsers may send; others are refused (default: any).",
+        ),
+        key(
+            "ip",
+            Kind::Choice(&IpPolicy::NAMES),
+            "drop",
+            "What is kept of client addresses, also where events hold one (default: that of [ingest]).",
+        ),
+        key(
+            "pseudonyms",
+            Kind::Keys(&PSEUDONYMS),
+            "{ fields = [\"user_id\"], key = { env = \"PSEUDONYM_KEY\" } }",
+            "Fields whose values are replaced before anything is stored.",
+        ),
+        key(
+            "rate",
+            Kind::Count(1, RATE_MAX),
+            "1_000",
+            "Events per second (default: no limit); ten seconds' worth at once.",
+        ),
     ],
 };
 
@@ -348,8 +532,14 @@ pub(super) const SESSIONS: Section = Section {
 /// `[features]`
 pub(super) const FEATURES: Section = Section {
     name: "features",
-    about: "What holds for all declared features.",
+    about: "What holds for all declared features, and where features are read.",
     keys: &[
+        key(
+            "listen",
+            Kind::Address,
+            "127.0.0.1:8081",
+            "An address of the feature API's own (default: that of [http]).",
+        ),
         key(
             "lateness",
             Kind::Time(features::WINDOW_MIN, features::WINDOW_MAX),
@@ -454,10 +644,11 @@ pub(super) const TABLE: Section = Section {
 };
 
 /// The sections whose keys are fixed and that appear once.
-pub(super) const SECTIONS: [&Section; 8] = [&ENGINE, &LOG, &STORE, &LAKE, &NATS, &HTTP, &SESSIONS, &FEATURES];
+pub(super) const SECTIONS: [&Section; 10] =
+    [&ENGINE, &LOG, &STORE, &LAKE, &NATS, &HTTP, &INGEST, &ADMIN, &SESSIONS, &FEATURES];
 
 /// Sections that appear once for each name below them.
-pub(super) const NAMED_SECTIONS: [&str; 3] = ["handler", "feature", "table"];
+pub(super) const NAMED_SECTIONS: [&str; 5] = ["access", "source", "handler", "feature", "table"];
 
 /// Every word that may stand at the top of the file.
 pub(super) fn top_names() -> impl Iterator<Item = &'static str> {
@@ -466,11 +657,11 @@ pub(super) fn top_names() -> impl Iterator<Item = &'static str> {
 
 /// All keys of all sections, those inside inline tables included.
 fn all() -> impl Iterator<Item = Key> {
-    let keys = SECTIONS.into_iter().chain([&FEATURE, &TABLE]).flat_map(|s| s.keys.iter().copied());
-    keys.chain(RETENTION).chain(TLS).chain(CUT)
+    let keys = SECTIONS.into_iter().chain([&ACCESS, &SOURCE, &FEATURE, &TABLE]).flat_map(|s| s.keys.iter().copied());
+    keys.chain(RETENTION).chain(TLS).chain(HTTP_TLS).chain(COOKIE).chain(CUT)
 }
 
-/// Keys whose values are secrets.
+/// Keys whose values are secrets wherever they stand; the key of pseudonyms is one in its section only.
 pub(super) fn secret_names() -> impl Iterator<Item = &'static str> {
     all().filter(|k| matches!(k.kind, Kind::Secret)).map(|k| k.name)
 }
@@ -481,6 +672,7 @@ pub(super) fn plain_names(section: &str) -> Box<dyn Iterator<Item = &'static str
     let keys: Box<dyn Iterator<Item = Key>> = match section {
         "nats" => Box::new(NATS.keys.iter().copied().chain(TLS)),
         "lake" => Box::new(LAKE.keys.iter().copied()),
+        "source" => Box::new(SOURCE.keys.iter().copied().chain(PSEUDONYMS)),
         _ => Box::new(all()),
     };
     Box::new(keys.filter(|k| !matches!(k.kind, Kind::Secret)).map(|k| k.name).chain(top_names()).chain(["env", "file"]))

@@ -15,6 +15,9 @@ use super::{
 const TELLTALES: [&str; 12] =
     ["secret", "token", "passw", "passphrase", "pwd", "cred", "nkey", "seed", "bearer", "apikey", "api_key", "private"];
 
+/// Not a secret itself, but where somebody puts the token in place of its hash.
+const MISTAKEN: &str = "token_sha256";
+
 /// `text` with secrets as stars and control characters as blanks. Same length in bytes.
 pub(super) fn mask(text: &str) -> String {
     let mut bytes = text.as_bytes().to_vec();
@@ -173,7 +176,7 @@ fn last_part(key: &str) -> &str {
 }
 
 fn is_secret(key: &str, section: &str) -> bool {
-    if keys::secret_names().any(|name| name == key) {
+    if keys::secret_names().any(|name| name == key) || key == MISTAKEN {
         return true;
     }
     if keys::plain_names(section).any(|name| name == key) {
@@ -182,7 +185,7 @@ fn is_secret(key: &str, section: &str) -> bool {
     let plain = key.to_ascii_lowercase().replace('-', "_");
     TELLTALES.iter().any(|part| plain.contains(part))
         || near::nearest(&plain, keys::secret_names()).is_some()
-        || matches!(section, "nats" | "lake")
+        || matches!(section, "nats" | "lake" | "source")
 }
 
 #[cfg(test)]
@@ -212,6 +215,10 @@ mod tests {
             "[nats]\nurl = \"nats://u:hunter2@h\"\n",
             "[nats]\nurl = \"nats://u:hunter2@\n",
             "[lake]\nkey = \"hunter2\"\n",
+            "[source.web]\npseudonyms = { fields = [\"a\"], key = \"hunter2\" }\n",
+            "[source.web.pseudonyms]\nkey = \"hunter2\"\n",
+            "[access.x]\ntoken = \"hunter2\"\n",
+            "[access.x]\ntoken_sha256 = \"hunter2\"\n",
             "[lake]\nsecret_key = \"a\\\"hunter2\"\n",
             "# token = \"hunter2\"\n",
             "[nats] # password = hunter2\n",
@@ -231,6 +238,8 @@ mod tests {
         for text in [
             "[nats]\ntoken = { env = \"NATS_TOKEN\" }\ncreds = { file = \"nats.creds\" }\nurl = \"nats://h:1\"\n",
             "[sessions]\nkey = [\"domain_userid\"]\n[lake]\npath = \"lake\"\nkind = \"dir\"\n",
+            "[source.web]\nwrite_keys = [\"k\"]\npseudonyms = { fields = [\"a\"], key = { env = \"X\" } }\n",
+            "[access.x]\nroles = [\"ingest\"]\n[http]\ntls = { key = \"k.pem\" }\n",
             "[handler.session-features]\nsession_gap = \"30m\"\n[nats]\ntls = { key = \"k.pem\" }\n",
         ] {
             assert_eq!(mask(text), text);

@@ -3,6 +3,7 @@
 //! Reads the file, the secrets and certificates it refers to, and environment variables it names. Opens no connections
 //! and creates nothing.
 
+mod access;
 mod check;
 mod features;
 mod handlers;
@@ -144,6 +145,9 @@ fn understand(r: &mut Reader<'_>, root: &DeTable<'_>, path: &Path, handlers: &dy
         lake: parts.lake.value?,
         nats: parts.nats.value,
         http: parts.http.value?,
+        ingest: parts.ingest?,
+        access: parts.access,
+        sources: parts.sources,
         sessions: parts.sessions.value?,
         handlers: parts.handlers,
         features: parts.features?,

@@ -2,10 +2,13 @@
 //!
 //! Pure. Each check looks at one text; what must hold between keys is in `check.rs`.
 
+use ipnet::IpNet;
 use keyloom_actors::{
     key,
     key_paths::{HEADER, SUBJECT, TOKENS_MAX, Token},
 };
+
+use crate::access::{Role, TokenHash};
 
 /// Longest name of an engine, stream or bucket in NATS, in bytes.
 pub(super) const NAME_BYTES_MAX: usize = 64;
@@ -214,6 +217,88 @@ pub(super) fn prefix(text: &str) -> Result<(), Wrong> {
     ))
 }
 
+/// One of the roles.
+pub(super) fn role(text: &str) -> Result<(), Wrong> {
+    if Role::of_name(text).is_some() {
+        return Ok(());
+    }
+    let list = Role::NAMES.join(", ");
+    let help = match super::near::nearest(text, Role::NAMES) {
+        Some(near) => format!("did you mean \"{near}\"? The roles are {list}"),
+        None => format!("choose of these: {list}"),
+    };
+    Err(Wrong::new(format!("{} is not a role", super::problems::quoted(text)), help))
+}
+
+/// The SHA-256 of a token. Never quoted: somebody may put the token itself here.
+pub(super) fn token_hash(text: &str) -> Result<(), Wrong> {
+    if TokenHash::from_hex(text).is_some() {
+        return Ok(());
+    }
+    let help = "write the 64 hexadecimal digits that `keyloom token new` prints; the token itself does not belong here";
+    Err(Wrong::new("is not a SHA-256", help))
+}
+
+/// A write key or an application id: what a tracker sends.
+pub(super) fn public_key(text: &str) -> Result<(), Wrong> {
+    if (1..=SUBJECT_BYTES_MAX).contains(&text.len()) && !text.contains(char::is_control) && text.trim() == text {
+        return Ok(());
+    }
+    let what = format!("{} cannot be sent by a tracker", super::problems::quoted(text));
+    Err(Wrong::new(what, format!("use 1 to {SUBJECT_BYTES_MAX} bytes, without blanks around them")))
+}
+
+/// The origin of a page, as browsers write it.
+pub(super) fn origin(text: &str) -> Result<(), Wrong> {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let is_plain = rest.is_some_and(|rest| !rest.contains('@') && host_and_port(rest).is_some());
+    let is_lower = !text.bytes().any(|b| b.is_ascii_uppercase());
+    let usual_port =
+        text.starts_with("https://") && text.ends_with(":443") || text.starts_with("http://") && text.ends_with(":80");
+    if is_plain && is_lower && !usual_port {
+        return Ok(());
+    }
+    let what = format!("{} is not the origin of a page", super::problems::quoted(text));
+    let help = "write it as browsers do: \"https://shop.example.com\", in lower case, without a path and without the usual port";
+    Err(Wrong::new(what, help))
+}
+
+/// A network, or a single address.
+pub(super) fn network(text: &str) -> Result<(), Wrong> {
+    if parse_network(text).is_some() {
+        return Ok(());
+    }
+    let what = format!("{} is not a network", super::problems::quoted(text));
+    Err(Wrong::new(what, "write an address and the length of its prefix, such as \"10.0.0.0/8\", or one address"))
+}
+
+/// What [`network`] accepts.
+pub(super) fn parse_network(text: &str) -> Option<IpNet> {
+    text.parse::<IpNet>().ok().or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from))
+}
+
+/// A DNS name.
+pub(super) fn domain(text: &str) -> Result<(), Wrong> {
+    let good = |part: &str| {
+        (1..=63).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    if text.len() <= 253 && text.split('.').all(good) {
+        return Ok(());
+    }
+    let what = format!("{} is not a DNS name", super::problems::quoted(text));
+    Err(Wrong::new(what, "write it out, such as \"service.example.com\""))
+}
+
+/// The name of a cookie: a token of RFC 9110.
+pub(super) fn cookie_name(text: &str) -> Result<(), Wrong> {
+    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b));
+    if plain && (1..=NAME_BYTES_MAX).contains(&text.len()) {
+        return Ok(());
+    }
+    let what = format!("{} is not the name of a cookie", super::problems::quoted(text));
+    Err(Wrong::new(what, format!("use 1 to {NAME_BYTES_MAX} letters, digits, - and _")))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -275,6 +360,36 @@ mod tests {
         assert!(table_name("raw_events").is_ok() && table_name("9x").is_err() && table_name("Raw").is_err());
     }
 
+    #[test]
+    fn what_access_is_made_of_is_checked() {
+        for good in ["https://shop.example.com", "http://localhost:3000", "https://[::1]:8443", "http://10.0.0.1"] {
+            assert_eq!(origin(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "",
+            "*",
+            "null",
+            "shop.example.com",
+            "https://Shop.example",
+            "https://a/",
+            "https://a/b",
+            "https://a:443",
+            "http://u@a",
+        ] {
+            assert!(origin(bad).is_err(), "{bad}");
+        }
+        for good in ["10.0.0.0/8", "10.1.2.3", "fd00::/8", "::1"] {
+            assert_eq!(network(good), Ok(()), "{good}");
+        }
+        assert!(network("10.0.0.0/33").is_err() && network("proxy").is_err() && network("").is_err());
+        assert!(role("ingest").is_ok() && role("admin").is_err());
+        assert!(domain("a.example").is_ok() && domain("*.example").is_err() && domain("a..b").is_err());
+        assert!(cookie_name("sp").is_ok() && cookie_name("s p").is_err() && cookie_name("").is_err());
+        assert!(public_key("wk 1").is_ok() && public_key(" wk").is_err() && public_key("").is_err());
+        let secret = token_hash("keyloom_hunter2").expect_err("a token, not its hash");
+        assert!(!format!("{secret:?}").contains("hunter2"));
+    }
+
     proptest! {
         #[test]
         fn overlap_is_symmetric_and_holds_for_equals(a in "([ab*]\\.){0,3}[ab*>]", b in "([ab*]\\.){0,3}[ab*>]") {
@@ -284,7 +399,8 @@ mod tests {
 
         #[test]
         fn no_text_breaks_a_check(text in "\\PC{0,40}") {
-            for check in [name, table_name, key_path, event_key, subject, nats_url, endpoint, bucket, prefix, filled] {
+            let of_access = [role, token_hash, public_key, origin, network, domain, cookie_name];
+            for check in [name, table_name, key_path, event_key, subject, nats_url, endpoint, bucket, prefix, filled].into_iter().chain(of_access) {
                 prop_assert!(check(&text).is_ok() || check(&text).is_err_and(|w| !w.what.is_empty() && !w.help.is_empty()));
             }
         }

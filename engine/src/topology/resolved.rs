@@ -4,9 +4,11 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use ipnet::IpNet;
 use keyloom_actors::features;
 
 use super::Secret;
+use crate::access::{self, IpPolicy, Roles, TokenHash};
 
 /// A whole topology.
 #[derive(Clone, PartialEq, Debug)]
@@ -25,6 +27,12 @@ pub struct Topology {
     pub nats: Option<Nats>,
     /// `[http]`
     pub http: Http,
+    /// `[ingest]`
+    pub ingest: Ingest,
+    /// `[access.NAME]` by name.
+    pub access: BTreeMap<String, Access>,
+    /// `[source.NAME]` by name.
+    pub sources: BTreeMap<String, Source>,
     /// `[sessions]`
     pub sessions: Sessions,
     /// `[handler.NAME]`: the configuration of each handler by name, as given.
@@ -56,6 +64,25 @@ impl Topology {
     /// The configuration of the handler that sessions run; an empty object when the file gives none.
     pub fn handler_config(&self) -> serde_json::Value {
         self.handlers.get(&self.sessions.handler).cloned().unwrap_or_else(|| serde_json::json!({}))
+    }
+
+    /// The rules of `[access.NAME]` and `[source.NAME]`.
+    pub fn rules(&self) -> access::Rules {
+        let entry = |a: &Access| access::Entry::new(a.token, a.certificate.clone(), a.roles, a.rate);
+        let pseudonyms = |p: &Pseudonyms| {
+            let fields = p.fields.iter().map(String::as_str);
+            Arc::new(access::privacy::Pseudonyms::new(fields, p.key.expose().as_bytes()))
+        };
+        let source = |s: &Source| access::Source {
+            write_keys: s.write_keys.clone(),
+            app_ids: s.app_ids.clone(),
+            origins: s.origins.clone(),
+            ip: s.ip,
+            pseudonyms: s.pseudonyms.as_ref().map(pseudonyms),
+            rate: s.rate.map(access::rate::Rate::new),
+        };
+        let (entries, sources) = (self.access.values().map(entry), self.sources.values().map(source));
+        access::Rules::new(entries.collect(), sources.collect(), self.ingest.ip, self.http.trusted_proxies.clone())
     }
 }
 
@@ -226,14 +253,126 @@ pub struct NatsTls {
 /// The HTTP faces.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Http {
-    /// Address, on loopback.
-    pub listen: SocketAddr,
+    /// Addresses of the faces.
+    pub listen: Listen,
     /// Largest request in bytes, after decompression.
     pub body_max: u64,
     /// Largest event in bytes.
     pub event_max: u64,
     /// Most events in one request.
     pub events_max: u64,
+    /// Bytes of request bodies being worked on.
+    pub in_flight_max: u64,
+    /// Open connections.
+    pub connections_max: u64,
+    /// How long the head of a request may take to arrive.
+    pub header_timeout: Duration,
+    /// A connection without a request is closed after this long.
+    pub idle_timeout: Duration,
+    /// A client that reads nothing of its answer for this long is cut off.
+    pub write_timeout: Duration,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Encryption.
+    pub tls: Option<HttpTls>,
+}
+
+/// Where the faces listen; the same address where they share one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Listen {
+    /// The front door.
+    pub ingest: SocketAddr,
+    /// The feature API.
+    pub features: SocketAddr,
+    /// Health, metrics and `/api`.
+    pub admin: SocketAddr,
+}
+
+/// TLS of the HTTP faces.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HttpTls {
+    /// The engine's certificate.
+    pub cert: PathBuf,
+    /// The private key of `cert`.
+    pub key: PathBuf,
+    /// Who vouches for certificates of clients.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// The front door beside what all faces share.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ingest {
+    /// What is kept of client addresses, unless a source says otherwise.
+    pub ip: IpPolicy,
+    /// The cookie of trackers.
+    pub cookie: Cookie,
+}
+
+/// The cookie by which a tracker's browser is known again.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Cookie {
+    /// Whether it is set at all.
+    pub enabled: bool,
+    /// Its name.
+    pub name: String,
+    /// How long browsers keep it.
+    pub max_age: Duration,
+    /// Only over HTTPS.
+    pub secure: bool,
+    /// From which pages browsers send it.
+    pub same_site: SameSite,
+    /// The domain it is for; `None`: the host that was asked.
+    pub domain: Option<String>,
+}
+
+/// From which pages browsers send a cookie.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SameSite {
+    /// From all.
+    None,
+    /// From those of the same site, and when a link is followed.
+    Lax,
+    /// From those of the same site.
+    Strict,
+}
+
+/// Somebody who may come in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Access {
+    /// Hash of the token; this, or `certificate`.
+    pub token: Option<TokenHash>,
+    /// A name in the client's certificate.
+    pub certificate: Option<String>,
+    /// What they may do.
+    pub roles: Roles,
+    /// Events per second, and other requests per second.
+    pub rate: Option<u32>,
+}
+
+/// Trackers and pages that may send events.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Source {
+    /// Write keys of its trackers.
+    pub write_keys: Vec<String>,
+    /// Applications of its trackers without a key.
+    pub app_ids: Vec<String>,
+    /// Pages whose browsers may send; empty: any.
+    pub origins: Vec<String>,
+    /// What is kept of client addresses; `None`: as `[ingest]` says.
+    pub ip: Option<IpPolicy>,
+    /// Fields whose values are replaced.
+    pub pseudonyms: Option<Pseudonyms>,
+    /// Events per second.
+    pub rate: Option<u32>,
+}
+
+/// Fields whose values are replaced.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pseudonyms {
+    /// By name, or by path.
+    pub fields: Vec<String>,
+    /// The key of the replacement.
+    pub key: Secret,
 }
 
 /// Sessions.

@@ -6,6 +6,7 @@ use keyloom_actors::features::{FEATURES_MAX, FieldType};
 use serde_json::{Map, Value, json};
 
 use super::{
+    access::ACCESS_MAX,
     keys::{self, Key, Kind},
     tables::TABLES_MAX,
     units,
@@ -18,6 +19,20 @@ pub fn json_schema() -> Value {
     properties.insert("version".into(), json!({ "const": keys::VERSION, "description": about }));
     for section in keys::SECTIONS {
         properties.insert(section.name.into(), object(section.keys, section.about));
+    }
+    for (section, title) in [
+        (&keys::ACCESS, "[access.NAME]: somebody who may come in."),
+        (&keys::SOURCE, "[source.NAME]: trackers and pages that may send events."),
+    ] {
+        properties.insert(
+            section.name.into(),
+            json!({
+                "type": "object",
+                "description": section.about,
+                "maxProperties": ACCESS_MAX,
+                "additionalProperties": object(section.keys, title),
+            }),
+        );
     }
     properties.insert(
         "handler".into(),

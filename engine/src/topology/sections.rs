@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Range, time::Duration};
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    HandlerCatalog,
+    HandlerCatalog, access,
     features::{self, Windowed},
     handlers, keys,
     problems::quoted,
@@ -40,6 +40,9 @@ pub(super) struct Parts<'a> {
     pub(super) lake: Part<'a, Lake>,
     pub(super) nats: Part<'a, Nats>,
     pub(super) http: Part<'a, Http>,
+    pub(super) ingest: Option<Ingest>,
+    pub(super) access: BTreeMap<String, Access>,
+    pub(super) sources: BTreeMap<String, Source>,
     pub(super) sessions: Part<'a, Sessions>,
     pub(super) handlers: BTreeMap<String, serde_json::Value>,
     pub(super) features: Option<DeclaredFeatures>,
@@ -51,7 +54,11 @@ pub(super) struct Parts<'a> {
 /// Reads all parts; whatever is wrong with one does not hide what is wrong with the next.
 pub(super) fn read<'a>(r: &mut Reader<'_>, root: &'a DeTable<'a>, catalog: &dyn HandlerCatalog) -> Parts<'a> {
     let mut open = |s: &keys::Section| r.section(s.name, s.keys, field(root, s.name));
-    let [engine, log, store, lake, nats, http, sessions, of_features] = keys::SECTIONS.map(&mut open);
+    let [engine, log, store, lake, nats, http, ingest, admin, sessions, of_features] = keys::SECTIONS.map(&mut open);
+    let faces = access::Faces { http: &http, ingest: &ingest, features: &of_features, admin: &admin };
+    let http_value = access::read_http(r, &faces);
+    let ingest_value = access::read_ingest(r, &ingest);
+    let guests = access::read_guests(r, root, &faces, http_value.as_ref());
     let partitions = r.small(&engine, "partitions");
     let engine_value = read_engine(r, &engine, partitions);
     let log_kind = r.choice(&log, "kind");
@@ -79,7 +86,10 @@ pub(super) fn read<'a>(r: &mut Reader<'_>, root: &'a DeTable<'a>, catalog: &dyn 
         checkpoint_every,
         lake: Part { value: read_lake(r, &lake), section: lake },
         nats: Part { value: read_nats(r, &nats), section: nats },
-        http: Part { value: read_http(r, &http), section: http },
+        http: Part { value: http_value, section: http },
+        ingest: ingest_value,
+        access: guests.access,
+        sources: guests.sources,
         handlers: handlers::read(r, root, catalog),
         features,
         windows,
@@ -241,18 +251,6 @@ fn read_tls(r: &mut Reader<'_>, s: &Section<'_>) -> Option<NatsTls> {
         }
     }
     Some(NatsTls { ca, cert, key, first: first? })
-}
-
-fn read_http(r: &mut Reader<'_>, s: &Section<'_>) -> Option<Http> {
-    let listen = r.address(s, "listen");
-    if listen.is_some_and(|address| !address.ip().to_canonical().is_loopback()) {
-        let help = "a public bind needs authentication, which comes with the front door issue; \
-                    listen on loopback (\"127.0.0.1:8080\") or put a proxy before it";
-        r.problem(s.span_of("listen"), "[http] listen: this address is not on loopback", help);
-    }
-    let (body_max, event_max) = (r.size(s, "body_max"), r.size(s, "event_max"));
-    let events_max = r.count(s, "events_max");
-    Some(Http { listen: listen?, body_max: body_max?, event_max: event_max?, events_max: events_max? })
 }
 
 fn read_sessions(

@@ -1,15 +1,25 @@
 //! The topology as a whole: what resolves to what, and what each problem says and where.
 
-use std::{ffi::OsString, path::Path, time::Duration};
+use std::{
+    ffi::OsString,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::access::{IpPolicy, Role, Roles, TokenHash};
 
 const QUICKSTART: &str = include_str!("../../../config/quickstart.toml");
 const CLICKSTREAM: &str = include_str!("../../../config/clickstream.toml");
 const FEATURES: &str = include_str!("../../../config/features.toml");
+
+const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+/// SHA-256 of "abc".
+const HASH: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 
 struct Catalog;
 
@@ -74,11 +84,31 @@ fn the_quick_start_resolves_exactly() {
             lake: Lake::Dir { path: "conf/lake".into() },
             nats: None,
             http: Http {
-                listen: ([127, 0, 0, 1], 8080).into(),
+                listen: Listen { ingest: LOOPBACK, features: LOOPBACK, admin: LOOPBACK },
                 body_max: 8 << 20,
                 event_max: 256 << 10,
                 events_max: 10_000,
+                in_flight_max: 64 << 20,
+                connections_max: 10_000,
+                header_timeout: Duration::from_secs(10),
+                idle_timeout: Duration::from_secs(75),
+                write_timeout: Duration::from_secs(30),
+                trusted_proxies: Vec::new(),
+                tls: None,
             },
+            ingest: Ingest {
+                ip: IpPolicy::Truncate,
+                cookie: Cookie {
+                    enabled: true,
+                    name: "sp".into(),
+                    max_age: Duration::from_secs(365 * 86_400),
+                    secure: true,
+                    same_site: SameSite::None,
+                    domain: None,
+                },
+            },
+            access: [].into(),
+            sources: [].into(),
             sessions: Sessions {
                 key: vec!["domain_userid".into()],
                 key_fallback: None,
@@ -107,7 +137,12 @@ fn everything_but_the_version_has_a_default() {
 fn the_template_is_the_quick_start() {
     assert_eq!(read(TEMPLATE), read(QUICKSTART));
     // What it shows as a comment works too: the keys of a kind, in place of those of the other.
-    for name in keys::SECTIONS.iter().chain([&&keys::FEATURE, &&keys::TABLE]).flat_map(|s| s.keys).map(|k| k.name) {
+    for name in keys::SECTIONS
+        .iter()
+        .chain([&&keys::ACCESS, &&keys::SOURCE, &&keys::FEATURE, &&keys::TABLE])
+        .flat_map(|s| s.keys)
+        .map(|k| k.name)
+    {
         assert!(TEMPLATE.contains(name), "the template does not mention {name}");
     }
 }
@@ -129,6 +164,40 @@ fn the_click_stream_resolves() {
     assert_eq!(topology.nats, Some(Nats { url: "nats://127.0.0.1:4222".into(), auth: NatsAuth::None, tls: None }));
     let Lake::S3(s3) = topology.lake else { panic!("the lake is a bucket") };
     assert_eq!((s3.bucket.as_str(), s3.prefix.as_str(), s3.region.as_deref()), ("lake", "prod", Some("eu-west-1")));
+}
+
+#[test]
+fn who_may_come_in_resolves() {
+    let text = format!(
+        "version = 1\n[http]\nlisten = \"0.0.0.0:80\"\ntrusted_proxies = [\"10.0.0.0/8\", \"192.0.2.1\"]\n[admin]\n\
+         listen = \"127.0.0.1:9090\"\n[access.team]\ntoken_sha256 = \"{HASH}\"\nroles = [\"features\", \"metrics\"]\n\
+         rate = 5\n[source.web]\nwrite_keys = [\"k\"]\norigins = [\"https://a.example\"]\nip = \"keep\"\n\
+         [source.web.pseudonyms]\nfields = [\"traits.email\"]\nkey = {{ env = \"LONG\" }}\n"
+    );
+    let variables = |name: &str| (name == "LONG").then(|| OsString::from("0123456789abcdef"));
+    let topology = resolve(&text, Path::new("t.toml"), &Catalog, &variables).expect("valid");
+    let public: SocketAddr = ([0, 0, 0, 0], 80).into();
+    let admin: SocketAddr = ([127, 0, 0, 1], 9090).into();
+    assert_eq!(topology.http.listen, Listen { ingest: public, features: public, admin });
+    let proxies: Vec<String> = topology.http.trusted_proxies.iter().map(ToString::to_string).collect();
+    assert_eq!(proxies, ["10.0.0.0/8", "192.0.2.1/32"]);
+    let roles = Roles::from_iter([Role::Features, Role::Metrics]);
+    let team = Access { token: TokenHash::from_hex(HASH), certificate: None, roles, rate: Some(5) };
+    assert_eq!(topology.access, [("team".to_owned(), team)].into());
+    let pseudonyms = Pseudonyms { fields: vec!["traits.email".into()], key: Secret::new("0123456789abcdef") };
+    let web = Source {
+        write_keys: vec!["k".into()],
+        app_ids: Vec::new(),
+        origins: vec!["https://a.example".into()],
+        ip: Some(IpPolicy::Keep),
+        pseudonyms: Some(pseudonyms),
+        rate: None,
+    };
+    assert_eq!(topology.sources, [("web".to_owned(), web)].into());
+    let rules = topology.rules();
+    assert_eq!(rules.enter(Role::Metrics, Some("abc"), &[]), Ok(()));
+    assert!(rules.enter(Role::AdminRead, Some("abc"), &[]).is_err() && !rules.is_open());
+    assert!(!format!("{topology:?} {rules:?}").contains("0123456789abcdef"));
 }
 
 const NATS: &str = "version = 1\n[log]\nkind = \"nats\"\n[nats]\n";
@@ -172,8 +241,7 @@ const CASES: &[(&str, &str, &str, &str)] = &[
     ("[http];zzz = 3", "3:1", "[http]: unknown key \"zzz\"", "known here: listen, body_max"),
     ("[log];retention = { aeg = \"7d\" }", "3:15", "[log] retention: unknown key \"aeg\"", "did you mean age?"),
     ("[table.x];cut = { row = 1 }", "3:9", "[table.x] cut: unknown key \"row\"", "did you mean rows?"),
-    ("[source.x]", "2:2", "[source] is reserved for a later version", "remove it"),
-    ("[ingest]", "2:2", "[ingest] is reserved for a later version", "remove it"),
+    ("[model.x]", "2:2", "[model] is reserved for a later version", "remove it"),
     ("[identity]", "2:2", "[identity] is reserved for a later version", "remove it"),
     // types and units
     ("engine = 3", "2:1", "engine is a section, found the number 3", "write [engine] on a line"),
@@ -201,7 +269,98 @@ const CASES: &[(&str, &str, &str, &str)] = &[
     ("[log];retention = \"7d\"", "3:13", "found the text \"7d\", expected an inline table", "{ age = \"7d\""),
     ("[log];retention = {}", "3:13", "without age or bytes", "set one or both"),
     ("[http];listen = \"localhost:8080\"", "3:10", "\"localhost:8080\" is not an address", "IP address and a port"),
-    ("[http];listen = \"0.0.0.0:8080\"", "3:10", "this address is not on loopback", "put a proxy before it"),
+    (
+        "[http];listen = \"0.0.0.0:8080\"",
+        "3:10",
+        "[http] listen: this address is not on loopback, and nobody has been given the roles that it takes: ingest, \
+         features, admin-read",
+        "`keyloom token new --role ingest --role features --role admin-read` makes one), or for trackers a [source.NAME]",
+    ),
+    (
+        "[admin];listen = \"[::]:1\"",
+        "3:10",
+        "[admin] listen: this address",
+        "--role admin-read` makes one); or listen on",
+    ),
+    (
+        "[http];listen = \"0.0.0.0:8080\";[source.a];write_keys = [\"k\"];[admin];listen = \"127.0.0.1:1\"",
+        "3:10",
+        "the roles that it takes: features",
+        "or set listen in [features] to an address on loopback",
+    ),
+    ("[features];listen = \"here\"", "3:10", "\"here\" is not an address", "IP address and a port"),
+    ("[http];tls = {}", "3:7", "[http] tls: it takes a certificate and its key", "write tls = {"),
+    ("[http];trusted_proxies = [\"10.0.0.0/40\"]", "3:20", "\"10.0.0.0/40\" is not a network", "\"10.0.0.0/8\""),
+    ("[http];connections_max = 0", "3:19", "found 0", "10_000"),
+    ("[ingest];ip = \"truncat\"", "3:6", "expected \"keep\" or \"truncate\" or \"drop\"", "did you mean \"truncate\"?"),
+    ("[ingest];cookie = { name = \"a b\" }", "3:19", "[ingest] cookie.name: \"a b\" is not", "letters"),
+    ("[ingest];cookie = { secure = false }", "3:21", "browsers refuse a cookie", "same_site = \"lax\""),
+    // access
+    ("[access.a];roles = [\"ingest\"]", "2:1", "[access.a]: nothing says who this is", "keyloom token new"),
+    ("[access.a];token_sha256 = \"HASH\"", "2:1", "[access.a]: roles are missing", "add roles = [\"ingest\"]"),
+    (
+        "[access.a];token_sha256 = \"HASH\";roles = [\"admin\"]",
+        "4:10",
+        "[access.a] roles: \"admin\" is not a role",
+        "ingest, features, metrics, admin-read",
+    ),
+    (
+        "[access.a];token_sha256 = \"keyloom_hunter2\";roles = [\"ingest\"]",
+        "3:16",
+        "[access.a] token_sha256: is not a SHA-256",
+        "the token itself does not belong here",
+    ),
+    (
+        "[access.a];token = \"hunter2\";token_sha256 = \"HASH\";roles = [\"ingest\"]",
+        "3:1",
+        "unknown key \"token\"",
+        "nats",
+    ),
+    (
+        "[access.a];token_sha256 = \"HASH\";roles = [\"ingest\"];[access.b];token_sha256 = \"HASH\";roles = [\"ingest\"]",
+        "6:16",
+        "[access.b] token_sha256: [access.a] has the same",
+        "keep it in one",
+    ),
+    (
+        "[access.a];certificate = \"a.example\";roles = [\"ingest\"]",
+        "3:15",
+        "[access.a] certificate: nobody vouches",
+        "client_ca",
+    ),
+    ("[access.a];token_sha256 = \"HASH\";roles = [\"ingest\"];rate = 0", "5:8", "found 0", "rate = 1_000"),
+    ("[access];roles = []", "3:1", "[access]: \"roles\" needs a name before it", "[access.NAME]"),
+    ("[source.a]", "2:1", "[source.a]: nothing says whose events are meant", "write_keys"),
+    (
+        "[source.a];write_keys = [\"k\"];[source.b];write_keys = [\"k\"]",
+        "5:14",
+        "[source.b] write_keys: [source.a] has the same",
+        "keep it in one",
+    ),
+    (
+        "[source.a];app_ids = [\"k\"];origins = [\"shop.example\"]",
+        "4:12",
+        "is not the origin of a page",
+        "https://shop",
+    ),
+    (
+        "[source.a];app_ids = [\"k\"];pseudonyms = { fields = [\"user_id\"], key = \"hunter2\" }",
+        "4:44",
+        "a secret must not stand in this file",
+        "by reference",
+    ),
+    (
+        "[source.a];app_ids = [\"k\"];pseudonyms = { fields = [\"user_id\"], key = { env = \"GOOD\" } }",
+        "4:44",
+        "[source.a] pseudonyms.key: it has fewer than 16 characters",
+        "openssl rand",
+    ),
+    (
+        "[source.a];app_ids = [\"k\"];pseudonyms = { fields = [\"user_id\"] }",
+        "4:14",
+        "[source.a] pseudonyms: key is missing",
+        "write pseudonyms = {",
+    ),
     ("[http];event_max = \"1 MB\"", "3:13", "\"1 MB\" is not a size", "did you mean \"1MB\"?"),
     ("[http];events_max = 0", "3:14", "found 0", "10_000"),
     ("[http];event_max = \"9MiB\"", "3:13", "larger than body_max", "lower event_max"),
@@ -510,7 +669,7 @@ fn every_problem_says_where_what_and_what_to_do() {
     ];
     for (before, cases) in groups {
         for (lines, place, message, help) in cases {
-            let text = format!("{before}{}", lines.replace(';', "\n"));
+            let text = format!("{before}{}", lines.replace(';', "\n").replace("HASH", HASH));
             let told = told(&text);
             assert_eq!(told.len(), 1, "{lines}: {told:#?}");
             let expected = told[0].starts_with(&format!("{place} ")) && told[0].contains(message);
@@ -627,7 +786,7 @@ fn the_schema_describes_every_key_of_the_examples() {
             let Some(table) = value.get_ref().as_table() else { continue };
             let (tables, property) = match name {
                 "handler" => continue,
-                "table" | "feature" => {
+                "table" | "feature" | "access" | "source" => {
                     (table.values().filter_map(|t| t.get_ref().as_table()).collect(), &property["additionalProperties"])
                 }
                 _ => (vec![table], property),

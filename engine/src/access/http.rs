@@ -1,0 +1,218 @@
+//! Access over HTTP: reads what requests say of their sender, guards routers, and words refusals; CORS for browsers.
+//!
+//! Who may do what is for [`super::rules`] to say.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts},
+    middleware::{self, Next},
+    response::Response,
+};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use super::{Denied, Role, Rules, observe};
+
+/// How long browsers may remember that a page may send.
+const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(3600);
+/// What a page may send along: the types of bodies, and what trackers use.
+const PAGE_HEADERS: [HeaderName; 4] = [
+    header::CONTENT_TYPE,
+    header::AUTHORIZATION,
+    HeaderName::from_static("sp-anonymous"),
+    HeaderName::from_static("anonymousid"),
+];
+
+/// The other end of a connection: an extension of every request that came in through the server.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Its address: a client's, or that of a proxy.
+    pub address: SocketAddr,
+    /// DNS names in its certificate, checked against `[http] tls.client_ca`.
+    pub certificate_names: Arc<[String]>,
+}
+
+/// What a request says of who sends it.
+#[derive(Clone, Debug, Default)]
+pub struct Credentials {
+    /// The secret of `authorization: Bearer`.
+    pub bearer: Option<String>,
+    /// The user of `authorization: Basic`, which trackers use for their write key.
+    pub basic_user: Option<String>,
+    /// The page whose browser sends.
+    pub origin: Option<String>,
+    /// Names in the client's certificate.
+    pub certificate_names: Option<Arc<[String]>>,
+    /// Where it comes from, behind trusted proxies.
+    pub address: Option<IpAddr>,
+}
+
+impl Credentials {
+    /// Of a request with these headers (metadata, where it came by gRPC) from `peer`.
+    pub fn of(headers: &HeaderMap, peer: Option<&Peer>, rules: &Rules) -> Self {
+        let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+        let (bearer, basic_user) = text(header::AUTHORIZATION).map_or((None, None), authorization);
+        let forwarded = headers.get_all("x-forwarded-for").iter().map(|value| value.to_str().unwrap_or("?"));
+        Self {
+            bearer,
+            basic_user,
+            origin: text(header::ORIGIN).map(str::to_owned),
+            certificate_names: peer.map(|peer| Arc::clone(&peer.certificate_names)),
+            address: peer.map(|peer| rules.client(peer.address.ip(), forwarded)),
+        }
+    }
+
+    /// Names in the client's certificate.
+    pub fn names(&self) -> &[String] {
+        self.certificate_names.as_deref().unwrap_or_default()
+    }
+}
+
+/// The secret of a bearer, or the user of Basic.
+fn authorization(value: &str) -> (Option<String>, Option<String>) {
+    let Some((scheme, rest)) = value.trim().split_once(' ') else { return (None, None) };
+    let rest = rest.trim();
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return (Some(rest.to_owned()), None);
+    }
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return (None, None);
+    }
+    let decoded = BASE64_STANDARD.decode(rest).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    let user = decoded.and_then(|pair| pair.split_once(':').map(|(user, _)| user.to_owned()));
+    (None, user.filter(|user| !user.is_empty()))
+}
+
+/// Guards the faces.
+#[derive(Clone, Debug, Default)]
+pub struct Gatekeeper(Arc<Rules>);
+
+impl Gatekeeper {
+    /// Who keeps `rules`.
+    pub fn new(rules: Arc<Rules>) -> Self {
+        Self(rules)
+    }
+
+    /// Routes that take events. They ask for themselves who may send, see `front_door::admission`, for only they know where
+    /// a protocol has its key; here browsers learn which pages may send.
+    pub fn ingest(&self, routes: Router) -> Router {
+        let rules = Arc::clone(&self.0);
+        let known = move |origin: &HeaderValue, _: &Parts| origin.to_str().is_ok_and(|o| rules.knows_origin(o));
+        let cors = CorsLayer::new()
+            .allow_origin(AllowOrigin::predicate(known))
+            .allow_credentials(true)
+            .allow_methods([Method::GET, Method::POST])
+            .allow_headers(PAGE_HEADERS)
+            .max_age(PREFLIGHT_MAX_AGE);
+        routes.route_layer(cors)
+    }
+
+    /// Routes that answer with features.
+    pub fn features(&self, routes: Router) -> Router {
+        self.guarded(routes, |_, _| Some(Role::Features))
+    }
+
+    /// Health, metrics and `/api/...`.
+    pub fn admin(&self, routes: Router) -> Router {
+        self.guarded(routes, admin_role)
+    }
+
+    fn guarded(&self, routes: Router, role: fn(&Method, &str) -> Option<Role>) -> Router {
+        let guard = Guard { rules: Arc::clone(&self.0), role };
+        routes.route_layer(middleware::from_fn_with_state(guard, pass))
+    }
+}
+
+/// The role that an address of the admin face needs.
+fn admin_role(method: &Method, path: &str) -> Option<Role> {
+    match path {
+        "/livez" | "/readyz" => None,
+        "/metrics" => Some(Role::Metrics),
+        _ if matches!(*method, Method::GET | Method::HEAD) => Some(Role::AdminRead),
+        _ => Some(Role::AdminWrite),
+    }
+}
+
+#[derive(Clone)]
+struct Guard {
+    rules: Arc<Rules>,
+    role: fn(&Method, &str) -> Option<Role>,
+}
+
+async fn pass(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+    let Some(role) = (guard.role)(request.method(), request.uri().path()) else { return next.run(request).await };
+    let (head, body) = request.into_parts();
+    let entered = if role == Role::AdminWrite && is_cross_site(&head, guard.rules.is_open()) {
+        Err(Denied::CrossSite)
+    } else {
+        let credentials = Credentials::of(&head.headers, head.extensions.get::<Peer>(), &guard.rules);
+        guard.rules.enter(role, credentials.bearer.as_deref(), credentials.names())
+    };
+    match entered {
+        Ok(()) => next.run(Request::from_parts(head, body)).await,
+        Err(denied) => {
+            observe::refused(&denied);
+            turned_away(&denied, is_grpc(&head.headers))
+        }
+    }
+}
+
+/// Whether a page of another site may have made a browser send this. Programs that are no browsers say none of it.
+fn is_cross_site(head: &Parts, is_open: bool) -> bool {
+    let text = |name: &str| head.headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+    let host = head.uri.authority().map(|authority| authority.as_str()).or_else(|| text("host"));
+    let fetched_elsewhere = text("sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none"));
+    let sent_elsewhere = text("origin").is_some_and(|origin| {
+        let from = origin.split_once("://").map(|(_, from)| from);
+        from.is_none_or(|from| host.is_none_or(|host| !from.eq_ignore_ascii_case(host)))
+    });
+    // Without credentials a page could also give its own name our address and be of our site.
+    let renamed = is_open && host.is_some_and(|host| !is_of_this_machine(host));
+    fetched_elsewhere || sent_elsewhere || renamed
+}
+
+/// Whether `host` is written as an address, or as localhost.
+fn is_of_this_machine(host: &str) -> bool {
+    let name = host.strip_prefix('[').map_or_else(|| host.split(':').next(), |rest| rest.split(']').next());
+    let name = name.unwrap_or_default();
+    name.parse::<IpAddr>().is_ok() || name.eq_ignore_ascii_case("localhost")
+}
+
+/// Whether a request is one of gRPC.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// The answer to who may not come in: JSON as everywhere, or in the way of gRPC.
+pub fn turned_away(denied: &Denied, grpc: bool) -> Response {
+    let mut response = Response::new(Body::empty());
+    let headers = response.headers_mut();
+    if let Some(seconds) = denied.retry_after() {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if denied.code() == 401 {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"keyloom\""));
+    }
+    if grpc {
+        // All of it in the head: gRPC's form of an answer without a message.
+        let message = format!("{denied}: {}", denied.hint());
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", HeaderValue::from(u16::from(denied.grpc_code())));
+        headers
+            .extend(HeaderValue::from_str(&message).ok().map(|text| (HeaderName::from_static("grpc-message"), text)));
+        return response;
+    }
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let body = serde_json::json!({ "error": denied.to_string(), "hint": denied.hint() }).to_string();
+    *response.status_mut() = StatusCode::from_u16(denied.code()).unwrap_or(StatusCode::FORBIDDEN);
+    *response.body_mut() = Body::from(body);
+    response
+}

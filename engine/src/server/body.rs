@@ -1,0 +1,200 @@
+//! Bodies with limits: of requests in time, of answers in memory.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::body::Body;
+use bytes::Bytes;
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, Sleep},
+};
+
+use super::{observe, stream::SharedPulse};
+
+/// A body did not come as it should.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BodyError {
+    /// Of a request, in time.
+    #[error("the request body did not arrive within {0:?}")]
+    Slow(Duration),
+    /// The connection broke.
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+    /// Of an answer: nobody reads the others.
+    #[error("too many bytes of answers wait for their readers")]
+    NoRoom,
+    /// Of an answer: whoever made it failed.
+    #[error(transparent)]
+    Answer(#[from] axum::Error),
+}
+
+/// The body of a request; it has arrived within a limit, or ends with an error. The time counts from when it is first
+/// waited for.
+pub(super) struct Arriving {
+    inner: Incoming,
+    limit: Option<Duration>,
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl Arriving {
+    pub(super) fn new(inner: Incoming, limit: Option<Duration>) -> Self {
+        Self { inner, limit, deadline: None }
+    }
+}
+
+impl HttpBody for Arriving {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) {
+            return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)));
+        }
+        let Some(limit) = self.limit else { return Poll::Pending };
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        ready!(deadline.as_mut().poll(cx));
+        Poll::Ready(Some(Err(BodyError::Slow(limit))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// A request that is being worked on, or whose answer is not handed over yet.
+pub(super) struct OpenRequest {
+    pulse: SharedPulse,
+}
+
+impl OpenRequest {
+    pub(super) fn new(pulse: &SharedPulse) -> Self {
+        pulse.lock().opened();
+        Self { pulse: pulse.clone() }
+    }
+}
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        self.pulse.lock().ended(Instant::now());
+    }
+}
+
+/// Room for the bytes of answers that wait for their readers.
+#[derive(Clone)]
+pub(super) struct Room {
+    free: Arc<Semaphore>,
+    bytes_max: usize,
+}
+
+/// Bytes of an answer, and the room that they take until the connection has handed them over.
+struct Held {
+    bytes: Bytes,
+    room: Room,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        drop(self.permit.take());
+        self.room.tell();
+    }
+}
+
+impl Room {
+    pub(super) fn new(free: Arc<Semaphore>, bytes_max: usize) -> Self {
+        Self { free, bytes_max }
+    }
+
+    fn tell(&self) {
+        observe::answer_bytes(self.bytes_max.saturating_sub(self.free.available_permits()));
+    }
+
+    /// Takes room for `bytes`, or says that there is none.
+    fn hold(&self, bytes: Bytes) -> Result<Bytes, BodyError> {
+        let count = u32::try_from(bytes.len()).map_err(|_| BodyError::NoRoom)?;
+        let permit = Arc::clone(&self.free).try_acquire_many_owned(count).map_err(|_| BodyError::NoRoom)?;
+        self.tell();
+        Ok(Bytes::from_owner(Held { bytes, room: self.clone(), permit: Some(permit) }))
+    }
+
+    /// Whether `bytes` would find room now.
+    pub(super) fn has(&self, bytes: u64) -> bool {
+        usize::try_from(bytes).is_ok_and(|bytes| bytes <= self.free.available_permits())
+    }
+}
+
+/// The body of an answer: tells the pulse whether somebody asks for it, and takes room for what is under way.
+pub(super) struct Leaving {
+    inner: Body,
+    room: Room,
+    request: OpenRequest,
+    /// There is more, and nobody has asked for it.
+    is_offered: bool,
+}
+
+impl Leaving {
+    pub(super) fn new(inner: Body, room: Room, request: OpenRequest) -> Self {
+        let is_offered = !inner.is_end_stream();
+        if is_offered {
+            request.pulse.lock().offered(Instant::now());
+        }
+        Self { inner, room, request, is_offered }
+    }
+
+    fn set_offered(&mut self, is_offered: bool) {
+        match (self.is_offered, is_offered) {
+            (true, false) => self.request.pulse.lock().asked(Instant::now()),
+            (false, true) => self.request.pulse.lock().offered(Instant::now()),
+            _ => {}
+        }
+        self.is_offered = is_offered;
+    }
+}
+
+impl HttpBody for Leaving {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.set_offered(false);
+        let Some(frame) = ready!(Pin::new(&mut self.inner).poll_frame(cx)) else { return Poll::Ready(None) };
+        let frame = frame?;
+        if !self.inner.is_end_stream() {
+            self.set_offered(true);
+        }
+        Poll::Ready(Some(match frame.into_data() {
+            Ok(data) => self.room.hold(data).map(Frame::data),
+            Err(other) => Ok(other),
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.set_offered(false);
+    }
+}

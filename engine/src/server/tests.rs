@@ -1,0 +1,448 @@
+//! The server over real sockets: honest clients are served, and the others cost no more than their limits.
+
+use std::{
+    collections::VecDeque,
+    io,
+    path::Path,
+    process::Command,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use axum::{Extension, body::Body, http::Request, response::IntoResponse, routing::get};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty, Full};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioIo},
+};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::Notify,
+    time::Instant,
+};
+use tokio_rustls::TlsConnector;
+
+use super::*;
+use crate::access::Peer;
+
+/// How long a test waits for what must happen.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Larger than what sockets and windows hold by themselves.
+const BIG: usize = 24 << 20;
+
+fn short() -> Limits {
+    Limits {
+        header_timeout: Duration::from_millis(300),
+        body_timeout: Duration::from_millis(300),
+        idle_timeout: Duration::from_millis(300),
+        write_timeout: Duration::from_millis(300),
+        ..Limits::default()
+    }
+}
+
+/// Waits long enough where a test is not about time.
+fn long() -> Limits {
+    let limit = Duration::from_secs(60);
+    Limits {
+        header_timeout: limit,
+        body_timeout: limit,
+        idle_timeout: limit,
+        write_timeout: limit,
+        ..Limits::default()
+    }
+}
+
+struct Site {
+    server: Server,
+    address: SocketAddr,
+    /// Lets `/held` answer.
+    release: Arc<Notify>,
+    /// Requests that `/held` has.
+    held: Arc<AtomicUsize>,
+}
+
+impl Site {
+    async fn open(limits: Limits, tls: Option<Tls>) -> Self {
+        let (release, held) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
+        let (wait, count) = (Arc::clone(&release), Arc::clone(&held));
+        let hold = move || async move {
+            count.fetch_add(1, Ordering::Relaxed);
+            wait.notified().await;
+            "at last"
+        };
+        let router = Router::new()
+            .route("/", get(|| async { "hello" }))
+            .route("/big", get(|| async { Body::from(Bytes::from(vec![b'x'; BIG])) }))
+            .route("/echo", axum::routing::post(|body: Bytes| async move { body.len().to_string() }))
+            .route(
+                "/who",
+                get(|Extension(peer): Extension<Peer>| async move {
+                    format!("{} {}", peer.address.ip(), peer.certificate_names.join(",")).into_response()
+                }),
+            )
+            .route("/held", get(hold));
+        let server = Server::new(limits, tls);
+        let address = server.listen(([127, 0, 0, 1], 0).into(), router).await.expect("a free port");
+        Self { server, address, release, held }
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.expect("a connection")
+    }
+
+    async fn until(&self, what: &str, seen: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !seen(self) {
+            assert!(Instant::now() < deadline, "{what}: not in time; {} connections", self.server.connections());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// One request of an honest client, on a connection of its own.
+    async fn get(&self, path: &str) -> String {
+        let mut stream = self.connect().await;
+        let text = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(text.as_bytes()).await.expect("sent");
+        rest(&mut stream).await
+    }
+}
+
+/// What comes until the connection ends.
+async fn rest(stream: &mut TcpStream) -> String {
+    let mut text = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut text)).await.expect("the connection ends");
+    read.ok(); // a reset is an end, too
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+fn client(http2: bool) -> Client<HttpConnector, Empty<Bytes>> {
+    Client::builder(TokioExecutor::new()).http2_only(http2).build_http()
+}
+
+#[tokio::test]
+async fn both_protocols_are_spoken_on_one_port() {
+    let site = Site::open(long(), None).await;
+    for http2 in [false, true] {
+        let client = client(http2);
+        for _ in 0..3 {
+            let answer = client.get(format!("http://{}/who", site.address).parse().expect("an address")).await;
+            let body = answer.expect("answered").into_body().collect().await.expect("whole").to_bytes();
+            assert_eq!(body, "127.0.0.1 ");
+        }
+        assert_eq!(site.server.connections(), 1, "it is used again");
+        drop(client);
+        site.until("the client is gone", |site| site.server.connections() == 0).await;
+    }
+    // A client that sends its first bytes one by one, and several requests at once.
+    let mut stream = site.connect().await;
+    for byte in b"PR" {
+        stream.write_all(&[*byte]).await.expect("sent");
+        stream.flush().await.expect("sent");
+        tokio::task::yield_now().await;
+    }
+    let twice = "OPFIND / HTTP/1.1\r\nhost: x\r\n\r\nGET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    stream.write_all(twice.as_bytes()).await.expect("sent");
+    let answers = rest(&mut stream).await;
+    assert!(answers.starts_with("HTTP/1.1 405") && answers.ends_with("hello"), "{answers}");
+}
+
+#[tokio::test]
+async fn who_does_not_get_to_the_point_is_let_go_and_others_are_served_meanwhile() {
+    let site = Site::open(short(), None).await;
+    let mut silent = site.connect().await;
+    let mut slow = site.connect().await;
+    slow.write_all(b"GET / HTTP/1.1\r\nhost: ").await.expect("sent");
+    let mut idle = site.connect().await;
+    idle.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("sent");
+    let mut pings = site.connect().await;
+    pings.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("sent");
+    assert!(site.get("/").await.ends_with("hello"));
+    let dripping = async {
+        while slow.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, dripping).await.expect("a byte now and then does not keep it");
+    assert_eq!(rest(&mut silent).await, "");
+    assert!(rest(&mut idle).await.ends_with("hello"));
+    rest(&mut pings).await;
+    site.until("all of them are gone", |site| site.server.connections() == 0).await;
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_arrive_ends_its_request() {
+    let site = Site::open(short(), None).await;
+    let mut stream = site.connect().await;
+    stream.write_all(b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nabc").await.expect("sent");
+    let answer = rest(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    let mut good = site.connect().await;
+    let text = b"POST /echo HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 3\r\n\r\nabc";
+    good.write_all(text).await.expect("sent");
+    assert!(rest(&mut good).await.ends_with("\r\n\r\n3"));
+}
+
+#[tokio::test]
+async fn heads_have_a_limit() {
+    let site = Site::open(long(), None).await;
+    for (length, expected) in [(HEAD_BYTES_MAX - 200, "HTTP/1.1 200"), (HEAD_BYTES_MAX + 1, "HTTP/1.1 431")] {
+        let mut stream = site.connect().await;
+        let text = format!("GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx: {}\r\n\r\n", "y".repeat(length));
+        stream.write_all(text.as_bytes()).await.expect("sent");
+        let answer = rest(&mut stream).await;
+        assert!(answer.starts_with(expected), "{length}: {answer}");
+    }
+    let request = |length| {
+        let uri = format!("http://{}/", site.address);
+        Request::get(uri).header("x", "y".repeat(length)).body(Empty::<Bytes>::new()).expect("a request")
+    };
+    let client = client(true);
+    assert_eq!(client.request(request(1_000)).await.expect("answered").status(), 200);
+    let refused = client.request(request(HEAD_BYTES_MAX + 1)).await;
+    assert!(refused.map_or(true, |answer| answer.status() == 431), "a head of HTTP/2 that is too large");
+}
+
+#[tokio::test]
+async fn beyond_the_limit_connections_are_refused_until_one_ends() {
+    let site = Site::open(Limits { connections_max: 2, ..long() }, None).await;
+    let (one, _two) = (site.connect().await, site.connect().await);
+    site.until("both are taken", |site| site.server.connections() == 2).await;
+    let mut third = site.connect().await;
+    let answer = rest(&mut third).await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("connections_max in [http]\"}"), "{answer}");
+    drop(one);
+    site.until("there is room again", |site| site.server.connections() == 1).await;
+    assert!(site.get("/").await.ends_with("hello"));
+}
+
+#[tokio::test]
+async fn a_client_that_never_reads_is_cut_off() {
+    let site = Site::open(short(), None).await;
+    let mut deaf = site.connect().await;
+    deaf.write_all(b"GET /big HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("sent");
+    let client = client(true);
+    let uri = format!("http://{}/big", site.address);
+    let unread = client.get(uri.parse().expect("an address")).await.expect("a head");
+    site.until("both are connected", |site| site.server.connections() == 2).await;
+    site.until("both are cut off", |site| site.server.connections() == 0).await;
+    assert_eq!(site.server.shared.answers.available_permits(), ANSWER_BYTES_MAX, "and hold nothing");
+    assert!(unread.into_body().collect().await.is_err());
+    // Somebody who reads slowly, but reads, gets all of it, however long it takes.
+    let mut slow = site.connect().await;
+    slow.write_all(b"GET /big HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.expect("sent");
+    let (mut total, mut piece) = (0, vec![0; 1 << 20]);
+    loop {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        match slow.read(&mut piece).await.expect("not cut off") {
+            0 => break,
+            count => total += count,
+        }
+    }
+    assert!(total > BIG, "{total}");
+}
+
+#[tokio::test]
+async fn answers_that_wait_for_their_readers_have_a_common_limit() {
+    let site = Site::open(Limits { answer_bytes_max: BIG + (1 << 20), ..long() }, None).await;
+    let mut deaf = site.connect().await;
+    deaf.write_all(b"GET /big HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("sent");
+    site.until("its answer takes room", |site| site.server.shared.answers.available_permits() < 1 << 21).await;
+    assert!(site.get("/big").await.starts_with("HTTP/1.1 503"));
+    assert!(site.get("/").await.ends_with("hello"), "small ones still fit");
+    drop(deaf);
+    site.until("the room is free", |site| site.server.shared.answers.available_permits() > BIG).await;
+    assert_eq!(site.get("/big").await.matches('x').count(), BIG);
+}
+
+#[tokio::test]
+async fn when_it_stops_requests_under_way_are_answered() {
+    let site = Site::open(long(), None).await;
+    let mut idle = site.connect().await;
+    idle.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("sent");
+    let mut first = site.connect().await;
+    first.write_all(b"GET /held HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("sent");
+    let client = client(true);
+    let second = tokio::spawn(client.get(format!("http://{}/held", site.address).parse().expect("an address")));
+    let mut silent = site.connect().await;
+    site.until("both are held", |site| site.held.load(Ordering::Relaxed) == 2).await;
+    site.server.stop();
+    assert!(rest(&mut idle).await.ends_with("hello"));
+    rest(&mut silent).await;
+    site.until("nobody is let in", |_| std::net::TcpStream::connect(site.address).is_err()).await;
+    assert!(!site.server.closed(Duration::from_millis(20)).await, "two are under way");
+    site.release.notify_waiters();
+    assert!(rest(&mut first).await.ends_with("at last"));
+    let answer = second.await.expect("no panic").expect("answered");
+    assert_eq!(answer.into_body().collect().await.expect("whole").to_bytes(), "at last");
+    assert!(site.server.closed(PATIENCE).await);
+}
+
+/// A listener that fails before it gives out what it has.
+struct Failing {
+    errors: Mutex<VecDeque<io::Error>>,
+    asked: Arc<AtomicUsize>,
+    real: TcpListener,
+}
+
+impl accept::Source for Failing {
+    async fn next(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let error = self.errors.lock().expect("not poisoned").pop_front();
+        match error {
+            Some(error) => Err(error),
+            None => self.real.accept().await,
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn out_of_descriptors_it_waits_and_goes_on() {
+    const EMFILE: i32 = 24;
+    let errors = std::iter::repeat_with(|| io::Error::from_raw_os_error(EMFILE)).take(100);
+    let gone = std::iter::repeat_with(|| io::Error::from(io::ErrorKind::ConnectionAborted)).take(5);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let real = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = real.local_addr().expect("bound");
+    let source = Failing { errors: Mutex::new(gone.chain(errors).collect()), asked: Arc::clone(&asked), real };
+    let site = Site::open(long(), None).await;
+    let router = Router::new().route("/", get(|| async { "hello" }));
+    let began = Instant::now();
+    tokio::spawn(accept::run(source, Arc::clone(&site.server.shared), router));
+    while asked.load(Ordering::Relaxed) < 106 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // 10, 20, ... 640 ms, then a second each: no spinning, and a client of ours that aborts costs no wait.
+    let took = began.elapsed();
+    assert!((Duration::from_secs(90)..Duration::from_secs(100)).contains(&took), "{took:?}");
+    tokio::time::resume();
+    let site = Site { address, ..site };
+    assert!(site.get("/").await.ends_with("hello"));
+}
+
+/// A certificate authority, a server and a client, made with the command that everybody has.
+struct Pki(tempfile::TempDir);
+
+impl Pki {
+    fn make() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pki = Self(folder);
+        pki.openssl("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -keyout ca.key -out ca.pem -subj /CN=ca");
+        for (name, names) in [("server", "DNS:localhost,IP:127.0.0.1"), ("client", "DNS:svc.example,DNS:*.b.example")] {
+            std::fs::write(pki.path("extensions"), format!("subjectAltName={names}\n")).expect("writable");
+            pki.openssl(&format!(
+                "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout {name}.key -out {name}.csr -subj /CN={name}"
+            ));
+            pki.openssl(&format!(
+                "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile extensions -out {name}.pem"
+            ));
+        }
+        pki.openssl("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -keyout other.key -out other.pem -subj /CN=o -addext subjectAltName=DNS:svc.example");
+        pki
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn openssl(&self, arguments: &str) {
+        let output = Command::new("openssl").args(arguments.split(' ')).current_dir(self.0.path()).output();
+        let output = output.expect("the command openssl is on this machine");
+        assert!(output.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn server(&self) -> Tls {
+        Tls::load(&self.path("server.pem"), &self.path("server.key"), Some(&self.path("ca.pem"))).expect("good files")
+    }
+
+    fn client(&self, certificate: Option<&str>, protocol: &[u8]) -> TlsConnector {
+        let mut roots = RootCertStore::empty();
+        let of_file = |path: &Path| CertificateDer::from_pem_file(path).expect("a certificate");
+        roots.add(of_file(&self.path("ca.pem"))).expect("a root");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let builder = builder.expect("versions").with_root_certificates(roots);
+        let mut config = match certificate {
+            None => builder.with_no_client_auth(),
+            Some(name) => {
+                let key = PrivateKeyDer::from_pem_file(self.path(&format!("{name}.key"))).expect("a key");
+                let chain = vec![of_file(&self.path(&format!("{name}.pem")))];
+                builder.with_client_auth_cert(chain, key).expect("they fit")
+            }
+        };
+        config.alpn_protocols = vec![protocol.to_vec()];
+        TlsConnector::from(Arc::new(config))
+    }
+}
+
+#[tokio::test]
+async fn over_tls_both_protocols_are_spoken_and_names_of_clients_are_known() {
+    let pki = Pki::make();
+    let site = Site::open(long(), Some(pki.server())).await;
+    let localhost = || ServerName::try_from("localhost").expect("a name");
+    for (certificate, names) in [(None, ""), (Some("client"), "svc.example,*.b.example")] {
+        for protocol in [&b"h2"[..], b"http/1.1"] {
+            let connector = pki.client(certificate, protocol);
+            let stream = connector.connect(localhost(), site.connect().await).await.expect("a handshake");
+            assert_eq!(stream.get_ref().1.alpn_protocol(), Some(protocol));
+            let request = Request::get("https://localhost/who").body(Full::<Bytes>::default()).expect("a request");
+            let io = TokioIo::new(stream);
+            let answer = if protocol == b"h2" {
+                let made = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await;
+                let (mut sender, connection) = made.expect("HTTP/2");
+                tokio::spawn(connection);
+                sender.send_request(request).await
+            } else {
+                let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.expect("HTTP/1.1");
+                tokio::spawn(connection);
+                sender.send_request(request).await
+            };
+            let body = answer.expect("answered").into_body().collect().await.expect("whole").to_bytes();
+            assert_eq!(body, format!("127.0.0.1 {names}"));
+        }
+    }
+    // A certificate that nobody vouches for is no certificate: in TLS 1.3 the client hears of it when it reads.
+    let connected = pki.client(Some("other"), b"http/1.1").connect(localhost(), site.connect().await).await;
+    if let Ok(mut stream) = connected {
+        stream.write_all(b"GET /who HTTP/1.1\r\nhost: x\r\n\r\n").await.ok();
+        let mut text = Vec::new();
+        assert!(stream.read_to_end(&mut text).await.is_err() && text.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_handshake_that_does_not_come_is_cut_off() {
+    let pki = Pki::make();
+    let site = Site::open(short(), Some(pki.server())).await;
+    let (mut silent, mut plain) = (site.connect().await, site.connect().await);
+    plain.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("sent");
+    rest(&mut plain).await;
+    assert_eq!(rest(&mut silent).await, "");
+    site.until("both are gone", |site| site.server.connections() == 0).await;
+}
+
+#[tokio::test]
+async fn files_that_make_no_tls_are_named() {
+    let pki = Pki::make();
+    let load = |cert: &str, key: &str, ca: Option<&str>| {
+        let ca = ca.map(|name| pki.path(name));
+        Tls::load(&pki.path(cert), &pki.path(key), ca.as_deref()).map(drop).map_err(|error| error.to_string())
+    };
+    for (cert, key, ca, words) in [
+        ("server.key", "server.key", None, "server.key holds no certificate"),
+        ("server.pem", "server.pem", None, "server.pem holds no private key"),
+        ("server.pem", "client.key", None, "cannot be used together"),
+        ("server.pem", "server.key", Some("ca.key"), "ca.key holds no certificate"),
+        ("missing", "server.key", None, "missing holds no certificates"),
+    ] {
+        let error = load(cert, key, ca).expect_err("not good");
+        assert!(error.starts_with("[http] tls: ") && error.contains(words), "{error}");
+    }
+}

@@ -1,0 +1,242 @@
+//! Clients that mean harm, or have gone mad, against the real engine: it stays up, its memory stays bounded, and an honest
+//! client beside them is served.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use keyloom_tests::support::{
+    engine::{Engine, Topology, folder},
+    http, process, wait_for,
+};
+
+/// Memory that abuse may cost beyond what an idle engine has: the bodies in flight (64 MiB), packed and unpacked, the
+/// answers that nobody reads, buffers of connections, and what the allocator keeps.
+const GROWTH_MAX: u64 = 300 << 20;
+/// How long an honest client waits for one of its events to be taken.
+const HONEST_MAX: Duration = Duration::from_secs(10);
+/// How long something may take to be over.
+const OVER_MAX: Duration = Duration::from_secs(30);
+
+/// Sends an event every few milliseconds, and again when it is told to, until it is dropped.
+struct Honest {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    work: Option<JoinHandle<()>>,
+}
+
+impl Honest {
+    fn start(port: u16) -> Self {
+        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (end, count) = (Arc::clone(&stop), Arc::clone(&sent));
+        let work = thread::spawn(move || {
+            while !end.load(Ordering::Relaxed) {
+                let n = count.load(Ordering::Relaxed);
+                let event = format!(r#"{{"domain_userid":"honest","event_id":"{n}"}}"#);
+                wait_for("an honest event to be taken", HONEST_MAX, || {
+                    match http::post(port, "/v1/events", "application/json", event.as_bytes()) {
+                        Ok(answer) if answer.status == 200 => Ok(()),
+                        Ok(answer) if answer.status == 429 => Err(answer.body),
+                        other => panic!("an honest client got {other:?}"),
+                    }
+                });
+                count.fetch_add(1, Ordering::Relaxed);
+                thread::sleep(Duration::from_millis(5));
+            }
+        });
+        Self { stop, sent, work: Some(work) }
+    }
+
+    /// Waits until `more` of its events were taken from now on.
+    fn wait_for(&self, more: u64) {
+        let wanted = self.sent.load(Ordering::Relaxed) + more;
+        wait_for("the honest client to be served", OVER_MAX, || {
+            assert!(!self.work.as_ref().is_none_or(JoinHandle::is_finished), "the honest client gave up");
+            let sent = self.sent.load(Ordering::Relaxed);
+            if sent >= wanted { Ok(()) } else { Err(format!("{sent} of {wanted}")) }
+        });
+    }
+
+    fn finish(mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.work.take().expect("it is there").join().expect("every event was taken");
+    }
+}
+
+/// An engine, an honest client, and the memory that both need without the others.
+struct Scene {
+    engine: Engine,
+    honest: Honest,
+    before: u64,
+    _folder: tempfile::TempDir,
+}
+
+impl Scene {
+    fn set(http: &str) -> Self {
+        let folder = folder();
+        let engine = Engine::start(folder.path(), &Topology { http: http.to_owned(), ..Topology::default() });
+        let honest = Honest::start(engine.port);
+        honest.wait_for(20);
+        let before = engine.process.memory();
+        Self { engine, honest, before, _folder: folder }
+    }
+
+    fn cut(&self, reason: &str) -> u64 {
+        self.engine.metrics().count("keyloom_http_connections_cut_total", &[("reason", reason)])
+    }
+
+    /// The honest client is served, and the most memory there ever was is within bounds.
+    fn ends_well(mut self, what: &str) {
+        self.honest.wait_for(20);
+        self.honest.finish();
+        let most = process::memory_of(self.engine.process.id(), "VmHWM").expect("it runs");
+        let growth = most.saturating_sub(self.before);
+        eprintln!("{what}: {} MiB before, {} MiB more at most", self.before >> 20, growth >> 20);
+        assert!(growth < GROWTH_MAX, "{what}: memory grew by {} MiB", growth >> 20);
+        assert!(self.engine.process.ended().is_none());
+        assert!(!self.engine.process.stderr().contains("panic"), "{}", self.engine.process.stderr());
+    }
+}
+
+fn connect(port: u16) -> TcpStream {
+    let stream = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
+    stream.set_read_timeout(Some(OVER_MAX)).expect("a timeout");
+    stream.set_write_timeout(Some(OVER_MAX)).expect("a timeout");
+    stream
+}
+
+#[test]
+fn heads_that_drip_in_are_cut_off() {
+    let scene = Scene::set("header_timeout = \"2s\"");
+    let began = Instant::now();
+    let mut slow: Vec<TcpStream> = (0..500).map(|_| connect(scene.engine.port)).collect();
+    for stream in &mut slow {
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nx: ").expect("sent");
+    }
+    // A byte now and then on each, until the last of them is gone.
+    wait_for("the slow ones to be cut off", OVER_MAX, || {
+        slow.retain_mut(|stream| stream.write_all(b"y").is_ok());
+        if slow.is_empty() { Ok(()) } else { Err(format!("{} left", slow.len())) }
+    });
+    assert!(began.elapsed() > Duration::from_secs(2), "they had their time");
+    assert_eq!(scene.cut("head"), 500);
+    scene.ends_well("500 slow heads");
+}
+
+#[test]
+fn bodies_that_are_too_much_are_refused() {
+    let scene = Scene::set("");
+    let port = scene.engine.port;
+    // A gigabyte of zeros takes a megabyte when packed.
+    let bomb =
+        Command::new("sh").args(["-c", "head -c 1G /dev/zero | gzip -1"]).output().expect("gzip is there").stdout;
+    assert!(bomb.len() > 1 << 20);
+    let huge = vec![b' '; 10 << 20];
+    let deep = format!("{{\"domain_userid\":\"deep\",\"x\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+    let wide = format!("[{}]", "{},".repeat(2_000_000));
+    let send = |headers: &[(&str, &str)], body: &[u8]| http::request(port, "POST", "/v1/events", headers, body);
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for (headers, body, codes) in [
+                    (&[("content-encoding", "gzip")][..], &bomb[..], &[413, 429][..]),
+                    (&[], &huge, &[413, 429]),
+                    (&[], deep.as_bytes(), &[200, 400, 429]),
+                    (&[], wide.as_bytes(), &[400, 413, 429]),
+                ] {
+                    // Who is refused before all is sent may find the connection closed instead of the answer.
+                    if let Ok(answer) = send(headers, body) {
+                        assert!(codes.contains(&answer.status), "{} {}", answer.status, answer.body);
+                    }
+                }
+            });
+        }
+    });
+    let answer = send(&[("content-encoding", "gzip")], &bomb).expect("an answer");
+    assert_eq!(answer.status, 413, "{}", answer.body);
+    // Announced and never sent: holds nothing but its connection.
+    let announced: Vec<TcpStream> = (0..200).map(|_| connect(port)).collect();
+    for mut stream in &announced {
+        stream.write_all(b"POST /v1/events HTTP/1.1\r\nhost: x\r\ncontent-length: 8000000\r\n\r\n{").expect("sent");
+    }
+    scene.honest.wait_for(20);
+    scene.ends_well("bombs, huge, deep and wide bodies");
+}
+
+/// File descriptors that this process may have.
+fn descriptors() -> usize {
+    let text = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap_or_default();
+    line.split_whitespace().next().and_then(|soft| soft.parse().ok()).unwrap_or(1024)
+}
+
+#[test]
+fn ten_thousand_connections_leave_room_for_one_more_and_beyond_the_limit_they_are_refused() {
+    const KEPT: usize = 20;
+    let count = descriptors().saturating_sub(400).min(10_000);
+    if count < 10_000 {
+        eprintln!("only {count} connections: this process may open {} files", descriptors());
+    }
+    let http = format!("connections_max = {count}\nheader_timeout = \"60s\"");
+    let scene = Scene::set(&http);
+    let mut open: Vec<TcpStream> = (0..count - KEPT).map(|_| connect(scene.engine.port)).collect();
+    let connections = || scene.engine.metrics().sum("keyloom_http_connections", &[]).unwrap_or(0.0) as usize;
+    wait_for("all of them to be taken", OVER_MAX, || {
+        let seen = connections();
+        if seen >= count - KEPT { Ok(()) } else { Err(format!("{seen} of {}", count - KEPT)) }
+    });
+    scene.honest.wait_for(50);
+    // Now more than fit. The honest client has to stand aside, or it would be refused too.
+    let port = scene.engine.port;
+    let Scene { engine, honest, before, _folder } = scene;
+    honest.finish();
+    let mut refused = 0;
+    for _ in 0..10 * KEPT {
+        let mut stream = connect(port);
+        stream.set_read_timeout(Some(Duration::from_millis(20))).expect("a timeout");
+        let mut text = String::new();
+        match stream.read_to_string(&mut text) {
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
+                open.push(stream);
+            }
+            _ => refused += 1,
+        }
+    }
+    assert!(refused >= 8 * KEPT, "{refused} of {} were refused", 10 * KEPT);
+    drop(open);
+    let scene = Scene { honest: Honest::start(port), engine, before, _folder };
+    scene.honest.wait_for(20);
+    let counted = scene.engine.metrics().count("keyloom_http_connections_refused_total", &[]);
+    assert!(counted >= refused as u64, "{counted}");
+    scene.ends_well(&format!("{count} connections"));
+}
+
+#[test]
+fn clients_that_never_read_are_cut_off() {
+    /// Each makes the engine fill some megabytes of its socket before it blocks.
+    const DEAF: u64 = 20;
+    let scene = Scene::set("write_timeout = \"1s\"");
+    // Each asks for metrics again and again without a look at the answers, until nobody takes its questions any more.
+    let questions = "GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n".repeat(1_000);
+    let deaf: Vec<TcpStream> = (0..DEAF).map(|_| connect(scene.engine.port)).collect();
+    for mut stream in &deaf {
+        stream.set_nonblocking(true).expect("possible");
+        stream.write(questions.as_bytes()).ok(); // as much as fits
+    }
+    wait_for("the deaf ones to be cut off", OVER_MAX, || {
+        let cut = scene.cut("unread");
+        if cut == DEAF { Ok(()) } else { Err(format!("{cut} of {DEAF}")) }
+    });
+    let waiting = scene.engine.metrics().sum("keyloom_http_answer_bytes", &[]);
+    assert!(waiting.is_some_and(|bytes| bytes < (1 << 20) as f64), "{waiting:?}");
+    scene.ends_well(&format!("{DEAF} clients that never read"));
+}

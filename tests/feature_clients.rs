@@ -9,6 +9,7 @@ use keyloom_tests::support::{
     engine::{Engine, Topology, folder},
     golden,
     process::Process,
+    workspace,
 };
 use serde_json::{Value, json};
 
@@ -94,4 +95,17 @@ fn feast() {
     let answers: Value =
         serde_json::from_str(&process.stdout()).unwrap_or_else(|e| panic!("{e}: {}", process.output()));
     golden::check(&clients::scripts().join("golden/feast.json"), &answers);
+}
+
+#[test]
+fn grpc_for_python() {
+    let folder = folder();
+    let engine = Engine::start(folder.path(), &topology());
+    let mut command = clients::python("KEYLOOM_CLIENTS_PYTHON", &clients::scripts().join("grpc_python.py"));
+    command.arg(format!("http://127.0.0.1:{}", engine.port)).arg(workspace().join("proto")).current_dir(folder.path());
+    let mut process = Process::start("grpc", folder.path(), &mut command);
+    assert_eq!(process.wait(READER_MAX), 0, "{}", process.output());
+    let answers: Value =
+        serde_json::from_str(&process.stdout()).unwrap_or_else(|e| panic!("{e}: {}", process.output()));
+    golden::check(&clients::scripts().join("golden/grpc_python.json"), &answers);
 }

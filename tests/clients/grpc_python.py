@@ -2,6 +2,7 @@
 events, streams more, reads features, asks for health and for the list of services, and prints what it was answered.
 Usage: grpc_python.py URL FOLDER_OF_PROTOS"""
 
+import importlib.resources
 import json
 import pathlib
 import sys
@@ -9,6 +10,7 @@ import urllib.parse
 
 import grpc
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_tools import protoc
@@ -18,8 +20,6 @@ CALL_MAX = 20
 
 
 def generate(protos):
-    import importlib.resources
-
     google = importlib.resources.files("grpc_tools") / "_proto"
     files = [str(path.relative_to(protos)) for path in pathlib.Path(protos).rglob("*.proto")]
     code = protoc.main(["protoc", f"-I{protos}", f"-I{google}", "--python_out=.", "--grpc_python_out=.", *files])
@@ -33,10 +33,20 @@ def plain(message):
 
 
 def failure(call):
+    """How a call ends that must not succeed."""
     try:
-        return plain(call())
+        return {"answered": plain(call())}
     except grpc.RpcError as error:
         return {"code": error.code().name, "details": error.details()}
+
+
+def answer(message):
+    """An answer of features, its JSON taken apart; times, and what depends on when it is asked, only as being there."""
+    fields = plain(message)
+    fields["features"] = json.loads(fields.pop("features_json") or "{}")
+    for name in ("as_of", "age_seconds"):
+        fields[name] = bool(fields[name])
+    return fields
 
 
 def main():
@@ -45,11 +55,49 @@ def main():
     from keyloom.v1 import keyloom_pb2 as pb
     from keyloom.v1 import keyloom_pb2_grpc as rpc
 
+    time = Timestamp(seconds=1_589_716_800, nanos=250_000_000)
+
+    def event(number, **more):
+        return pb.Event(event_id=f"g{number}", key="grpc-python", event="page_view", collector_time=time, **more)
+
     answers = {}
     with grpc.insecure_channel(urllib.parse.urlsplit(url).netloc) as channel:
         ingest, features = rpc.IngestStub(channel), rpc.FeaturesStub(channel)
-        event = lambda number, **more: pb.Event(event_id=f"g{number}", key="grpc-python", event="page_view", **more)
-        answers["send"] = plain(ingest.Send(pb.SendRequest(events=[event(1), event(2), event(1)]), timeout=CALL_MAX))
+        # Good ones, a repeat, one whose JSON says it all, one without a key.
+        sent = ingest.Send(pb.SendRequest(events=[
+            event(1, json='{"page_url":"/shoes","price":59.9}'),
+            event(2, event_time=time),
+            event(1),
+            pb.Event(json='{"domain_userid":"grpc-python","event_id":"g3","event":"order","price":60,"collector_tstamp":"2020-05-17T12:00:01Z"}'),
+            pb.Event(event="nobody"),
+            pb.Event(key="grpc-python", json="[1]"),
+        ]), timeout=CALL_MAX)
+        answers["send"] = plain(sent)
+        batches = iter([pb.SendRequest(events=[event(4), event(5)]), pb.SendRequest(events=[event(6)])])
+        streamed = list(ingest.Stream(batches, timeout=CALL_MAX))
+        answers["stream"] = [plain(one) for one in streamed]
+        # What was sent is shown, without asking again and again.
+        shown = dict(streamed[-1].min_seq)
+        got = features.Get(pb.GetRequest(key="grpc-python", min_seq=shown, wait_ms=10_000), timeout=CALL_MAX)
+        answers["get"] = answer(got)
+        chosen = pb.BatchGetRequest(keys=["nobody", "grpc-python"], features=["views", "no_such_feature"])
+        answers["batch_get"] = [
+            {"status": pb.Result.Status.Name(one.status), **({"answer": answer(one.answer)} if one.HasField("answer") else {})}
+            for one in features.BatchGet(chosen, timeout=CALL_MAX).results
+        ]
+        answers["get_unknown"] = failure(lambda: features.Get(pb.GetRequest(key="nobody"), timeout=CALL_MAX))
+        answers["get_without_key"] = failure(lambda: features.Get(pb.GetRequest(), timeout=CALL_MAX))
+        answers["send_nothing"] = failure(lambda: ingest.Send(pb.SendRequest(), timeout=CALL_MAX))
+
+        health = health_pb2_grpc.HealthStub(channel)
+        answers["health"] = {
+            service: failure(lambda: health.Check(health_pb2.HealthCheckRequest(service=service), timeout=CALL_MAX))
+            for service in ("", "keyloom.v1.Ingest", "keyloom.v1.Features", "no.such.Service")
+        }
+        reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
+        question = reflection_pb2.ServerReflectionRequest(list_services="")
+        listed = next(reflection.ServerReflectionInfo(iter([question]), timeout=CALL_MAX))
+        answers["services"] = sorted(service.name for service in listed.list_services_response.service)
     print(json.dumps(answers))
 
 

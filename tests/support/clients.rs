@@ -75,6 +75,14 @@ pub fn python(setting: &str, script: &Path) -> Command {
     command
 }
 
+/// A program that is a Python package, as [`python`].
+pub fn python_module(setting: &str, module: &str) -> Command {
+    let mut command = Command::new(tool(setting));
+    command.args(["-m", module]);
+    same_everywhere(&mut command);
+    command
+}
+
 fn same_everywhere(command: &mut Command) {
     command.env("PYTHONDONTWRITEBYTECODE", "1").env("TZ", "UTC").env("LANG", "C.UTF-8");
     // A proxy of the machine is not for loopback.

@@ -43,17 +43,12 @@ pub(super) struct EngineStatus {
 #[derive(Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ChangeLetters {
-    #[schema(nullable = false)]
     reason: Option<String>,
-    #[schema(nullable = false)]
     key: Option<String>,
     /// A time, or how long ago.
-    #[schema(nullable = false)]
     since: Option<String>,
     /// A time, or how long ago.
-    #[schema(nullable = false)]
     until: Option<String>,
-    #[schema(nullable = false)]
     partition: Option<u32>,
     /// These letters and no others, `partition:sequence`.
     #[schema(nullable = false)]
@@ -68,10 +63,8 @@ pub(super) struct ChangeLetters {
     #[schema(nullable = false)]
     force: Option<bool>,
     /// At most so many.
-    #[schema(nullable = false)]
     limit: Option<u32>,
     /// Going on from here, as the last answer said.
-    #[schema(nullable = false)]
     after: Option<String>,
 }
 

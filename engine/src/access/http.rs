@@ -60,13 +60,12 @@ impl Credentials {
     pub fn of(headers: &HeaderMap, peer: Option<&Peer>, rules: &Rules) -> Self {
         let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
         let (bearer, basic_user) = text(header::AUTHORIZATION).map_or((None, None), authorization);
-        let forwarded = headers.get_all("x-forwarded-for").iter().map(|value| value.to_str().unwrap_or("?"));
         Self {
             bearer,
             basic_user,
             origin: text(header::ORIGIN).map(str::to_owned),
             certificate_names: peer.map(|peer| Arc::clone(&peer.certificate_names)),
-            address: peer.map(|peer| rules.client(peer.address.ip(), forwarded)),
+            address: peer.map(|peer| rules.client(peer.address.ip(), forwarded(headers))),
         }
     }
 
@@ -101,7 +100,7 @@ impl Gatekeeper {
         Self(rules)
     }
 
-    /// Routes that take events. They ask for themselves who may send, see `front_door::admission`, for only they know where
+    /// Routes that take events, which find a [`Client`] among the extensions of each request. They ask for themselves who may send, see `front_door::admission`, for only they know where
     /// a protocol has its key; here browsers learn which pages may send.
     pub fn ingest(&self, routes: Router) -> Router {
         let rules = Arc::clone(&self.0);
@@ -112,7 +111,7 @@ impl Gatekeeper {
             .allow_methods([Method::GET, Method::POST])
             .allow_headers(PAGE_HEADERS)
             .max_age(PREFLIGHT_MAX_AGE);
-        routes.route_layer(cors)
+        routes.layer(middleware::map_request_with_state(Arc::clone(&self.0), name_client)).layer(cors)
     }
 
     /// Routes that answer with features.
@@ -139,6 +138,30 @@ fn admin_role(method: &Method, path: &str) -> Option<Role> {
         _ if matches!(*method, Method::GET | Method::HEAD) => Some(Role::AdminRead),
         _ => Some(Role::AdminWrite),
     }
+}
+
+/// Where a request comes from, behind trusted proxies: an extension of every request to the front door.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// The client's address.
+    pub address: IpAddr,
+    /// DNS names in its certificate, checked by TLS.
+    pub certificate_names: Arc<[String]>,
+}
+
+async fn name_client(State(rules): State<Arc<Rules>>, mut request: Request) -> Request {
+    if let Some(peer) = request.extensions().get::<Peer>() {
+        let forwarded = forwarded(request.headers());
+        let address = rules.client(peer.address.ip(), forwarded);
+        let client = Client { address, certificate_names: Arc::clone(&peer.certificate_names) };
+        request.extensions_mut().insert(client);
+    }
+    request
+}
+
+/// What proxies say of whom they speak for; what is no text is no address.
+fn forwarded(headers: &HeaderMap) -> impl DoubleEndedIterator<Item = &str> {
+    headers.get_all("x-forwarded-for").iter().map(|value| value.to_str().unwrap_or("?"))
 }
 
 #[derive(Clone)]

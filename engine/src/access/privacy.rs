@@ -77,7 +77,10 @@ impl Deed<'_> {
             _ if kind == Kind::Null => None,
             Self::Replace(_) if kind == Kind::String && text.is_empty() => None,
             Self::Replace(pseudonyms) => Some(Value::from(pseudonyms.of(text))),
-            Self::Cut(policy) if kind == Kind::String => Some(policy.apply_text(text).into()),
+            Self::Cut(policy) if kind == Kind::String => {
+                let kept = policy.apply_text(text);
+                if kept.as_deref() == Some(text) { None } else { Some(kept.into()) }
+            }
             Self::Cut(_) => Some(Value::Null),
         }
     }
@@ -110,13 +113,9 @@ impl Privacy {
         self.ip.apply(address).map(|address| address.to_string())
     }
 
-    /// Whether some fields become pseudonyms.
-    pub fn has_pseudonyms(&self) -> bool {
+    /// Whether values are replaced: then what a sender sent is not kept as it was sent, not even in a dead letter.
+    pub fn hides(&self) -> bool {
         self.pseudonyms.is_some()
-    }
-
-    fn ip_of(&self, tracker: bool) -> IpPolicy {
-        if tracker { self.ip } else { self.ip_of_own }
     }
 
     fn deeds(&self, ip: IpPolicy) -> Vec<(Cow<'_, Path>, Deed<'_>)> {
@@ -131,17 +130,27 @@ impl Privacy {
         deeds
     }
 
-    /// Applies it to an event, which came from a tracker or in one of our own formats; copies only if something changes. What
-    /// is no JSON object stays as it is: it is refused by whoever reads it. To be done once: a pseudonym of a pseudonym is
-    /// another one.
-    pub fn apply_json<'a>(&self, event: &'a [u8], of_tracker: bool) -> Cow<'a, [u8]> {
-        let ip = self.ip_of(of_tracker);
-        if self.pseudonyms.is_none() && ip == IpPolicy::Keep {
+    /// What is done to events as JSON text: to those of our own formats as they were sent, or to those of trackers in our
+    /// form. Made once per request.
+    pub fn rewriting(&self, is_tracker: bool) -> Rewriting<'_> {
+        Rewriting { deeds: self.deeds(if is_tracker { self.ip } else { self.ip_of_own }) }
+    }
+}
+
+/// What is done to the events of one request as JSON text.
+pub struct Rewriting<'p> {
+    deeds: Vec<(Cow<'p, Path>, Deed<'p>)>,
+}
+
+impl Rewriting<'_> {
+    /// The event with its changes; a copy only if there are some. What is no JSON object stays as it is: whoever reads it
+    /// refuses it.
+    pub fn apply<'a>(&self, event: &'a [u8]) -> Cow<'a, [u8]> {
+        if self.deeds.is_empty() {
             return Cow::Borrowed(event);
         }
         let Ok(text) = std::str::from_utf8(event) else { return Cow::Borrowed(event) };
-        let deeds = self.deeds(ip);
-        let open: Vec<_> = deeds.iter().map(|(path, deed)| (&**path, 0, *deed)).collect();
+        let open: Vec<_> = self.deeds.iter().map(|(path, deed)| (&**path, 0, *deed)).collect();
         let mut changes = Vec::new();
         find(text, 0, &open, &mut changes);
         if changes.is_empty() {
@@ -223,7 +232,7 @@ mod tests {
     }
 
     fn json_of(privacy: &Privacy, event: &str) -> String {
-        String::from_utf8(privacy.apply_json(event.as_bytes(), false).into_owned()).expect("text")
+        String::from_utf8(privacy.rewriting(false).apply(event.as_bytes()).into_owned()).expect("text")
     }
 
     #[test]
@@ -256,11 +265,15 @@ mod tests {
             "[]",
             "",
         ] {
-            assert!(matches!(privacy.apply_json(same.as_bytes(), false), Cow::Borrowed(_)), "{same}");
+            assert!(matches!(privacy.rewriting(false).apply(same.as_bytes()), Cow::Borrowed(_)), "{same}");
         }
-        assert!(matches!(privacy.apply_json(b"{\"user_id\":\"\xff\"}", false), Cow::Borrowed(_)));
+        let no_text = b"{\"user_id\":\"\xff\"}";
+        assert!(matches!(privacy.rewriting(false).apply(no_text), Cow::Borrowed(_)));
+        let own = r#"{"user_ipaddress":"203.0.113.7"}"#;
         let no_source = Privacy::new(IpPolicy::Drop, None, None);
-        assert!(matches!(no_source.apply_json(br#"{"user_ipaddress":"203.0.113.7"}"#, false), Cow::Borrowed(_)));
+        assert_eq!(json_of(&no_source, own), own, "what is said of trackers does not change own events");
+        assert_eq!(&*no_source.rewriting(true).apply(own.as_bytes()), br#"{"user_ipaddress":null}"#);
+        assert!(privacy.hides() && !no_source.hides());
     }
 
     #[test]
@@ -277,7 +290,11 @@ mod tests {
         );
         let sent = br#"{"user_ipaddress":"203.0.113.7","context":{"ip":7}}"#;
         let of_tracker = br#"{"user_ipaddress":"203.0.113.0","context":{"ip":null}}"#;
-        assert_eq!(&*privacy(None).apply_json(sent, true), of_tracker, "a tracker's, without a word of its source");
+        assert_eq!(
+            &*privacy(None).rewriting(true).apply(sent),
+            of_tracker,
+            "a tracker's, without a word of its source"
+        );
     }
 
     proptest! {

@@ -32,7 +32,7 @@ pub struct Claims<'a> {
 pub struct Admission {
     /// The address to stamp on events of trackers, already as private as the source wants it; `None`: stamp none.
     pub stamped_address: Option<String>,
-    /// What is done to each event on the way in, once.
+    /// What is done to each event on the way in, once. If it [`Privacy::hides`], nothing is kept as it was sent.
     pub privacy: Privacy,
 }
 

@@ -94,14 +94,14 @@ impl Desk {
                 (body.clone(), Box::new(outline.into_places().into_iter().map(as_sent)))
             }
         };
-        let privacy = &admission.privacy;
+        let (privacy, rewriting) = (&admission.privacy, admission.privacy.rewriting(protocol.is_tracker()));
         let envelope = self.acceptor.keys.note(&RequestHeaders(&head.headers));
         let mut judged = Judged::default();
         for (index, DecodedEvent { place, sent }) in events.enumerate() {
             let mut new_id = || self.ids.next(now);
             // The one place where an event of whatever protocol passes before it becomes a record: what the admission makes
             // private is made so before, and what a schema refuses is refused behind.
-            let written = place.map(|place| match privacy.apply_json(&text[place.clone()], protocol.is_tracker()) {
+            let written = place.map(|place| match rewriting.apply(&text[place.clone()]) {
                 Cow::Borrowed(_) => Ok(place),
                 Cow::Owned(changed) => Err(Bytes::from(changed)),
             });
@@ -128,10 +128,8 @@ impl Desk {
                     let letter = match written {
                         Some(written) if rejection.reason == Reason::NoKey => Ok(keyless(written, sent)),
                         // What the source wants to be a pseudonym must not stand beside it in the clear.
-                        Some(written) if privacy.has_pseudonyms() => {
-                            self.dead_letter(protocol, &rejection, &written, now)
-                        }
-                        None if privacy.has_pseudonyms() => self.dead_letter(protocol, &rejection, b"", now),
+                        Some(written) if privacy.hides() => self.dead_letter(protocol, &rejection, &written, now),
+                        None if privacy.hides() => self.dead_letter(protocol, &rejection, b"", now),
                         _ => self.dead_letter(protocol, &rejection, sent, now),
                     };
                     match letter {

@@ -1,8 +1,6 @@
 //! Tests of the faces of trackers and of CloudEvents, over real connections.
 
-use std::net::SocketAddr;
-
-use axum::http::HeaderMap;
+use axum::{Extension, http::HeaderMap};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -16,12 +14,15 @@ use keyloom_actors::{
 use serde_json::{Value, json};
 
 use super::*;
-use crate::front_door::{
-    Acceptor, Limits,
-    decode::encode,
-    http,
-    protocols::cookie::{CollectorCookie, SameSite},
-    test_log::MemoryLog,
+use crate::{
+    access::Peer,
+    front_door::{
+        Acceptor, Limits,
+        decode::encode,
+        http,
+        protocols::cookie::{CollectorCookie, SameSite},
+        test_log::MemoryLog,
+    },
 };
 
 struct Face {
@@ -56,7 +57,8 @@ impl Face {
         let door = Arc::new(door.with_cookie(cookie));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = format!("http://{}", listener.local_addr().expect("bound"));
-        let routes = http::routes(Arc::clone(&door)).into_make_service_with_connect_info::<SocketAddr>();
+        let peer = Peer { address: ([203, 0, 113, 7], 4711).into(), certificate_names: Arc::from([]) };
+        let routes = http::routes(Arc::clone(&door)).layer(Extension(peer));
         tokio::spawn(async move { axum::serve(listener, routes).await });
         Self { door, log, client: Client::builder(TokioExecutor::new()).build_http(), address }
     }
@@ -102,7 +104,7 @@ async fn a_snowplow_post_is_stored_and_gets_its_cookie() {
     assert!(cookie.ends_with("; Max-Age=31536000; Path=/; SameSite=None; Secure; HttpOnly"), "{cookie}");
     let events = face.events();
     assert_eq!(events.len(), 2);
-    assert!(events.iter().all(|e| e["network_userid"] == id && e["user_ipaddress"] == "127.0.0.1"), "{events:?}");
+    assert!(events.iter().all(|e| e["network_userid"] == id && e["user_ipaddress"] == "203.0.113.0"), "{events:?}");
     let later = payload(json!([{"e": "pv", "duid": "d", "eid": "e3"}]));
     let again = face.send("POST", SNOWPLOW_PATH, &[("cookie", &format!("a=b; sp={id}"))], later.to_string()).await;
     assert!(again.header("set-cookie").is_some_and(|cookie| cookie.starts_with(&format!("sp={id};"))));
@@ -136,6 +138,8 @@ async fn a_pixel_is_a_picture_that_nobody_keeps() {
     assert!(answer.header("cache-control").is_some_and(|value| value.contains("no-store")));
     assert!(answer.body.starts_with(b"GIF89a\x01\x00\x01\x00") && answer.body.ends_with(b";"));
     let event = &face.events()[0];
+    let cookie = answer.header("set-cookie").and_then(|cookie| cookie.strip_prefix("sp=")).expect("a cookie");
+    assert!(event["network_userid"].as_str().is_some_and(|id| cookie.starts_with(&format!("{id};"))), "{event}");
     assert_eq!((&event["page_title"], &event["useragent"]), (&json!("a b"), &json!("Mozilla/5.0")));
     let empty = face.send("GET", "/i", &[], "").await;
     assert_eq!((empty.code, empty.json()["hint"].is_string()), (400, true));

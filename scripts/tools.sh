@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside Rust into ./.tools: nats-server, moto (an S3 stand-in), pyarrow and duckdb (they
-# check the lake independently), Prometheus, Redis. Needs no root, says nothing when all is there, and writes .tools/env.sh for
-# whoever runs the tests.
+# check the lake independently), Prometheus, Redis, and the client packages that send to the engine and read from it (see
+# clients/install.sh). Needs no root, says nothing when all is there, and writes .tools/env.sh for whoever runs the tests.
 #
 # Python packages are pinned with their sha256 in requirements.txt. Prometheus and Redis come from the distribution: known
 # versions are pinned below, any other is vouched for by the archive's own signature, which apt checks.
-# A desktop where Prometheus, Redis or a disk of limited size (a tmpfs in a user namespace) cannot be had goes on without it and
-# says so (KEYLOOM_SKIP); with CI=true that is a failure.
+# A desktop where Prometheus, Redis, Node or a disk of limited size (a tmpfs in a user namespace) cannot be had goes on
+# without it and says so (KEYLOOM_SKIP); with CI=true that is a failure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 umask 022
@@ -33,7 +33,7 @@ fail() { say "$*"; exit 1; }
 sha256() { sha256sum -- "$@" | cut -d' ' -f1; }
 
 # The path is part of the stamp because a virtual environment cannot be moved.
-wanted=$(printf '%s %s' "$root" "$(cat scripts/tools.sh scripts/requirements.txt | sha256sum)" | sha256sum)
+wanted=$(printf '%s %s' "$root" "$(cat scripts/tools.sh scripts/requirements.txt scripts/clients/* | sha256sum)" | sha256sum)
 if [[ -f $tools/stamp && $(<"$tools/stamp") == "$wanted" && -f $tools/env.sh && -x $venv/bin/nats-server ]]; then
     # shellcheck source=/dev/null
     source "$tools/env.sh"
@@ -162,6 +162,13 @@ if [[ -z $redis_server ]] || ! "$redis_server" --version >/dev/null 2>&1; then
     redis_server=
 fi
 
+# --- Client packages -----------------------------------------------------------------------------------------------------
+no_node=$(scripts/clients/install.sh) || fail 'the client packages are not complete, see above'
+if [[ -n $no_node ]]; then
+    complete=no
+    skip="${skip:+$skip }$no_node"
+fi
+
 # --- A disk that can be full --------------------------------------------------------------------------------------------
 # Somebody else's restriction, so asked for by doing it: see tests/support/disk.rs.
 if ! unshare --user --map-root-user --mount sh -c 'mount -t tmpfs -o size=1m tmpfs /tmp' 2>/dev/null; then
@@ -179,6 +186,9 @@ fi
     printf 'export KEYLOOM_PROMETHEUS=%q\n' "$prometheus"
     printf 'export KEYLOOM_PROMTOOL=%q\n' "$promtool"
     printf 'export KEYLOOM_REDIS_SERVER=%q\n' "$redis_server"
+    printf 'export KEYLOOM_CLIENTS_PYTHON=%q\n' "$tools/clients/python/bin/python"
+    printf 'export KEYLOOM_CLIENTS_NODE=%q\n' "$tools/clients/node"
+    printf 'export KEYLOOM_FEAST_PYTHON=%q\n' "$tools/clients/feast/bin/python"
     printf "export KEYLOOM_SKIP='%s'\n" "$skip"
 } >"$tools/env.sh.new"
 mv "$tools/env.sh.new" "$tools/env.sh"

@@ -31,6 +31,8 @@ pub struct Topology {
     pub nats: Option<String>,
     /// The lake is in this S3; a folder otherwise.
     pub s3: Option<S3Lake>,
+    /// Where keys are found, as the topology lists it; `"domain_userid"` when empty.
+    pub key: String,
     /// Name of the handler; `session-features` when empty.
     pub handler: String,
     /// Partitions; one when 0.
@@ -89,6 +91,7 @@ impl Topology {
             }
         };
         let or = |value: &str, default: &str| if value.is_empty() { default.to_owned() } else { value.to_owned() };
+        let key = or(&self.key, "\"domain_userid\"");
         let (checkpoint_every, cut_age) = (or(&self.checkpoint_every, "500ms"), or(&self.cut_age, "1s"));
         format!(
             r#"version = 1
@@ -108,7 +111,7 @@ checkpoint_every = "{checkpoint_every}"
 listen = "127.0.0.1:{port}"
 {}
 [sessions]
-key = ["domain_userid"]
+key = [{key}]
 handler = "{handler}"
 {}
 [table.raw_events]

@@ -2,8 +2,10 @@
 //! saw when the deadline passes; nothing sleeps and hopes. Failures panic: these are tests.
 
 pub mod audit;
+pub mod clients;
 pub mod disk;
 pub mod engine;
+pub mod golden;
 pub mod grpc;
 pub mod homes;
 pub mod http;

@@ -15,7 +15,7 @@ use keyloom_actors::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{ANSWER_BYTES_MAX, CELLS_MAX, KEYS_MAX, Refusal, ask::check_names};
+use super::{ANSWER_BYTES_MAX, CELLS_MAX, KEYS_MAX, Refusal, ask::check_names, feast_value::readable};
 
 /// Where every answer says which features have expired.
 const EXPIRED: &str = BUILT_IN[3];
@@ -232,6 +232,12 @@ impl Row {
             if let Some(cell) = chosen.place(name).and_then(|place| values.get_mut(place)) {
                 let to = text.len() - walk.rest().len();
                 *cell = Some(to - value.len()..to);
+            }
+        }
+        for cell in values.iter_mut().flatten() {
+            if let Cow::Owned(changed) = readable(&text[cell.clone()]) {
+                *cell = text.len()..text.len() + changed.len();
+                text.extend_from_slice(&changed);
             }
         }
         Some(Self { text, values, expired, event_time: stored.event_time.to_rfc3339() })

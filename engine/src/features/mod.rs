@@ -4,6 +4,7 @@
 
 pub mod ask;
 pub mod feast;
+mod feast_value;
 pub mod reader;
 pub mod refusal;
 #[cfg(test)]

@@ -58,17 +58,12 @@ enum LetterReason {
 #[derive(Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ChangeLetters {
-    #[schema(nullable = false)]
     reason: Option<LetterReason>,
-    #[schema(nullable = false)]
     key: Option<String>,
     /// A time, or how long ago.
-    #[schema(nullable = false)]
     since: Option<String>,
     /// A time, or how long ago.
-    #[schema(nullable = false)]
     until: Option<String>,
-    #[schema(nullable = false)]
     partition: Option<u32>,
     /// These letters and no others, `partition:sequence`.
     #[schema(nullable = false)]
@@ -83,10 +78,8 @@ pub(super) struct ChangeLetters {
     #[schema(nullable = false)]
     force: Option<bool>,
     /// At most so many.
-    #[schema(nullable = false)]
     limit: Option<u32>,
     /// Going on from here, as the last answer said.
-    #[schema(nullable = false)]
     after: Option<String>,
 }
 

@@ -294,15 +294,27 @@ impl<'a> Stored<'a> {
 
 impl Chosen {
     fn write_missing(&self, out: &mut Vec<u8>, features: Range<usize>) {
-        let names = {
-            let there: HashSet<&[u8]> = members(&out[features]).map(|(name, _)| name).collect();
-            let mut missing: Vec<_> = self.places.iter().filter(|(name, _)| !there.contains(&name[..])).collect();
-            missing.sort_by_key(|(_, place)| **place);
-            missing.into_iter().map(|(name, _)| &name[..]).collect::<Vec<_>>().join(&b"\",\""[..])
-        };
+        let names = self.not_in(&out[features]).join(&b"\",\""[..]);
         out.extend_from_slice(b",\"missing\":[\"");
         out.extend_from_slice(&names);
         out.extend_from_slice(b"\"]");
+    }
+
+    /// The names that `features`, as [`Stored::write_features`] wrote them, do not have.
+    pub fn missing(&self, features: &[u8]) -> Vec<String> {
+        if members(features).count() >= self.places.len() {
+            return Vec::new();
+        }
+        let read = |name: &[u8]| serde_json::from_slice(&[b"\"", name, b"\""].concat()).unwrap_or_default();
+        self.not_in(features).into_iter().map(read).collect()
+    }
+
+    /// The same as JSON writes them, without quotes, in the order asked.
+    fn not_in(&self, features: &[u8]) -> Vec<&[u8]> {
+        let there: HashSet<&[u8]> = members(features).map(|(name, _)| name).collect();
+        let mut missing: Vec<_> = self.places.iter().filter(|(name, _)| !there.contains(&name[..])).collect();
+        missing.sort_by_key(|(_, place)| **place);
+        missing.into_iter().map(|(name, _)| &name[..]).collect()
     }
 }
 

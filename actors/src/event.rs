@@ -33,7 +33,8 @@ pub struct Event {
     pub stored: Timestamp,
     /// When the front door received it.
     pub collected: Timestamp,
-    /// Event time: the collector's, clamped to a sane range.
+    /// Event time: derived where the event says it, else the collector's; the first that is in a sane range counts, and the
+    /// time of storing where none is.
     pub time: Timestamp,
     /// Hash of its event id, for the per-key memory of recent ids; `None` without an id (it cannot be a repeat then).
     pub id_hash: Option<u64>,
@@ -246,9 +247,10 @@ fn decode_one(record: LogRecord, keys: &KeyPaths, fields: &mut Vec<Field>, clamp
     let instant = |id| value(id).and_then(|v| timestamp(&v));
     let own = known.place(FieldId::Tick).map(|_| Own::Tick).or(known.place(FieldId::Answer).map(|_| Own::Answer));
     let collected = instant(FieldId::CollectorTstamp).unwrap_or(stored);
-    let sane = collected >= EVENT_TIME_MIN && collected.0 <= stored.0.saturating_add(DAY);
-    *clamped += u64::from(!sane);
-    let time = if sane { collected } else { stored };
+    let is_sane = |time: &Timestamp| *time >= EVENT_TIME_MIN && time.0 <= stored.0.saturating_add(DAY);
+    let wanted = instant(FieldId::DerivedTstamp).unwrap_or(collected);
+    *clamped += u64::from(!is_sane(&wanted));
+    let time = [wanted, collected].into_iter().find(is_sane).unwrap_or(stored);
     let event_id = value(FieldId::EventId).and_then(|v| v.as_str()).filter(|id| !id.is_empty());
     let id_hash = event_id.map(|id| xxh3_64(id.as_bytes()));
     let key_hash = key::hash_of(key.as_bytes());
@@ -384,6 +386,25 @@ mod tests {
         }
         let batch = decode(r#"{"domain_userid":"d","collector_tstamp":"2026-11-20T11:00:00Z"}"#, None);
         assert_eq!(batch.events[0].time.to_rfc3339(), "2026-11-20T11:00:00.000000Z");
+    }
+
+    #[test]
+    fn derived_time_is_event_time_where_it_is_valid_and_sane() {
+        let (stored, collected) = ("2026-11-20T12:00:00.000000Z", "2026-11-20T11:00:00.000000Z");
+        for (derived, collector, time, clamped) in [
+            ("\"2026-11-20T10:59:59.5Z\"", collected, "2026-11-20T10:59:59.500000Z", 0),
+            ("1795172399500", collected, "2026-11-20T10:59:59.500000Z", 0),
+            ("null", collected, collected, 0),
+            ("\"soon\"", collected, collected, 0),
+            ("[1]", "soon", stored, 0),
+            ("\"1999-12-31T23:59:59Z\"", collected, collected, 1),
+            ("\"2027-11-20T00:00:00Z\"", "1999-01-01T00:00:00Z", stored, 1),
+        ] {
+            let text =
+                format!(r#"{{"domain_userid":"d","derived_tstamp":{derived},"collector_tstamp":"{collector}"}}"#);
+            let batch = decode(&text, None);
+            assert_eq!((batch.events[0].time.to_rfc3339().as_str(), batch.clamped), (time, clamped), "{text}");
+        }
     }
 
     #[test]

@@ -57,6 +57,8 @@ well_known! {
     UserId = "user_id",
     /// Third-party (collector) cookie.
     NetworkUserid = "network_userid",
+    /// When the event happened, the device's clock set right by the front door's: event time, where it is valid.
+    DerivedTstamp = "derived_tstamp",
     /// Set by Keyloom's own tools on what they refused, see [`REJECTED`].
     Rejected = "keyloom.rejected",
     /// The engine's own: a timer of the key is due, see [`TICK`].

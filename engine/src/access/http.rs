@@ -19,7 +19,7 @@ use axum::{
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use super::{Denied, Role, Rules, observe};
+use super::{Denied, Role, Rules, observe, rules::Sender};
 
 /// How long browsers may remember that a page may send.
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(3600);
@@ -115,6 +115,13 @@ impl Gatekeeper {
         routes.layer(middleware::map_request_with_state(Arc::clone(&self.0), name_client)).layer(cors)
     }
 
+    /// Calls of gRPC that take events. They find a [`Client`], too, and ask for themselves how many events may come; who may
+    /// send none gets no further than here, before a message is read.
+    pub fn ingest_calls(&self, routes: Router) -> Router {
+        let routes = routes.route_layer(middleware::from_fn_with_state(Arc::clone(&self.0), pass_sender));
+        routes.layer(middleware::map_request_with_state(Arc::clone(&self.0), name_client))
+    }
+
     /// Routes that answer with features.
     pub fn features(&self, routes: Router) -> Router {
         self.guarded(routes, |_, _| Some(Role::Features))
@@ -182,6 +189,25 @@ async fn pass(State(guard): State<Guard>, request: Request, next: Next) -> Respo
     };
     match entered {
         Ok(()) => next.run(Request::from_parts(head, body)).await,
+        Err(denied) => {
+            observe::refused(&denied);
+            turned_away(&denied, is_grpc(&head.headers))
+        }
+    }
+}
+
+async fn pass_sender(State(rules): State<Arc<Rules>>, request: Request, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    let credentials = Credentials::of(&head, &rules);
+    let sender = Sender {
+        token: credentials.bearer.as_deref(),
+        write_key: credentials.basic_user.as_deref(),
+        app_id: None,
+        origin: credentials.origin.as_deref(),
+        certificate_names: credentials.names(),
+    };
+    match rules.admit(&sender, 0) {
+        Ok(_) => next.run(Request::from_parts(head, body)).await,
         Err(denied) => {
             observe::refused(&denied);
             turned_away(&denied, is_grpc(&head.headers))

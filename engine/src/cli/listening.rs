@@ -6,13 +6,12 @@ use anyhow::Context;
 use axum::Router;
 
 use crate::{
-    access::Gatekeeper,
-    faces,
+    faces::fallback,
     server::{Limits, Server, Tls, connections_within},
     topology::{Listen, Topology},
 };
 
-/// The routes of each face.
+/// The routes of each face, guarded.
 pub struct Faces {
     /// The front door.
     pub ingest: Router,
@@ -20,17 +19,8 @@ pub struct Faces {
     pub features: Router,
     /// Health, metrics and `/api`.
     pub admin: Router,
-}
-
-impl Faces {
-    /// The same, for those who may come in only.
-    pub fn guarded(self, keeper: &Gatekeeper) -> Self {
-        Self {
-            ingest: keeper.ingest(self.ingest),
-            features: keeper.features(self.features),
-            admin: keeper.admin(self.admin),
-        }
-    }
+    /// On every address.
+    pub common: Router,
 }
 
 /// The server, and the addresses that the faces really have.
@@ -81,7 +71,7 @@ impl Listening {
         }
         let mut addresses = http.listen;
         for (address, router, names) in groups {
-            let real = server.listen(address, faces::fallback::add(router)).await?;
+            let real = server.listen(address, fallback::add(router.merge(faces.common.clone()))).await?;
             if !real.ip().to_canonical().is_loopback() && http.tls.is_none() && !topology.access.is_empty() {
                 tracing::warn!(%real, "tokens come in clear text here: set tls in [http], or let a proxy before it encrypt");
             }

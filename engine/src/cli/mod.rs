@@ -71,6 +71,8 @@ enum Command {
     },
     /// Print the JSON Schema of topology files
     Schema,
+    /// Print the OpenAPI description of the HTTP interface
+    Openapi,
     /// Make synthetic clickstream events
     Generate(generate::GenerateArguments),
     /// Put the events of a file, JSON lines, into the log of a topology
@@ -93,6 +95,10 @@ pub fn main(engine: &Engine) -> ExitCode {
         Command::Check { topology } => return topology_file::check(&topology, engine),
         Command::Init { force } => topology_file::init(force),
         Command::Schema => topology_file::schema(),
+        Command::Openapi => {
+            print!("{}", crate::openapi::document_text());
+            Ok(())
+        }
         Command::Run { topology } => topology_file::load(&topology, engine).and_then(|t| block_on(run::run(t, engine))),
         Command::Generate(arguments) => block_on(generate::generate(arguments)),
         Command::Ingest(arguments) => {

@@ -20,10 +20,15 @@ use crate::{
     dead_letters::Desk,
     faces::{self, View},
     features::{FeatureReader, Sources},
-    front_door::{self, Acceptor, FrontDoor, Limits, admission::Admissions},
+    front_door::{
+        self, Acceptor, FrontDoor, Limits,
+        admission::Admissions,
+        protocols::cookie::{self, CollectorCookie},
+    },
+    grpc::{self, KeyMember},
     homes::{self, OWNER_FILE},
     keys::Inspector,
-    lake,
+    lake, openapi,
     running::{Broken, Running, key_paths},
     server, telemetry,
     topology::{self, Topology},
@@ -64,15 +69,27 @@ pub async fn run(topology: Topology, engine: &Engine) -> anyhow::Result<()> {
     let inspector = Inspector::new(Arc::clone(&log), Arc::clone(&store), keys, partitions, factory);
     let desk = Desk::new(log, store, key_paths(&topology), topology.engine.partitions, Arc::new(SystemClock));
     let reader = Arc::new(feature_reader(&running));
+    let (health, grpc_health) = grpc::health_routes().await;
+    let keeper = Gatekeeper::new(rules);
     let faces = Faces {
-        ingest: front_door::http::routes(door),
-        features: faces::features::routes(Arc::clone(&reader)).merge(faces::feast::routes(reader)),
-        admin: faces::health::routes(Arc::clone(&view))
-            .merge(faces::metrics::routes(Arc::clone(&view)))
-            .merge(faces::dead_letters::routes(desk))
-            .merge(faces::keys::routes(Arc::clone(&view), inspector)),
+        ingest: keeper
+            .ingest(front_door::http::routes(Arc::clone(&door)))
+            .merge(keeper.ingest_calls(grpc::ingest_routes(door, key_member(&topology)))),
+        features: keeper.features(
+            faces::features::routes(Arc::clone(&reader))
+                .merge(faces::feast::routes(Arc::clone(&reader)))
+                .merge(grpc::features_routes(reader)),
+        ),
+        admin: keeper.admin(
+            faces::health::routes(Arc::clone(&view))
+                .merge(faces::metrics::routes(Arc::clone(&view)))
+                .merge(faces::dead_letters::routes(desk))
+                .merge(faces::keys::routes(Arc::clone(&view), inspector)),
+        ),
+        // What there is, and whether it is up: the same on every address, and for everybody.
+        common: health.merge(grpc::reflection_routes()?).merge(openapi::routes()),
     };
-    let listening = Listening::start(&topology, faces.guarded(&Gatekeeper::new(rules))).await?;
+    let listening = Listening::start(&topology, faces).await?;
     let owner = OwnerFile::write(&topology, &listening)?;
     wait_until_running(&mut running).await?;
     print!("{}", listening.announcement(&topology.engine.name));
@@ -87,6 +104,7 @@ pub async fn run(topology: Topology, engine: &Engine) -> anyhow::Result<()> {
         },
     };
     view.draining.store(true, Ordering::Relaxed);
+    grpc::stop_serving(&grpc_health).await;
     listening.server.stop();
     if ended.is_ok() {
         let limit = topology.engine.drain_limit;
@@ -156,6 +174,11 @@ pub fn acceptor(topology: &Topology, log_max: usize) -> Acceptor {
     }
 }
 
+/// Where the key of an event of gRPC goes: the first field that keys are taken from.
+fn key_member(topology: &Topology) -> Option<KeyMember> {
+    topology.sessions.key.iter().find(|path| !path.contains(':')).map(|path| KeyMember::new(path))
+}
+
 fn feature_reader(running: &Running) -> FeatureReader {
     FeatureReader::new(Sources {
         statuses: running.statuses.clone(),
@@ -178,6 +201,22 @@ fn front_door(topology: &Topology, running: &Running, rules: &Arc<Rules>) -> Fro
         Limits { body_bytes_max: body_max, events_max, in_flight_bytes_max: in_flight_max, ..Limits::default() },
     )
     .with_admissions(Admissions::new(Arc::clone(rules)))
+    .with_cookie(cookie(&topology.ingest.cookie))
+}
+
+fn cookie(settings: &topology::Cookie) -> Option<CollectorCookie> {
+    settings.enabled.then(|| CollectorCookie {
+        name: settings.name.clone(),
+        expires_after: settings.max_age,
+        domain: settings.domain.clone(),
+        same_site: match settings.same_site {
+            topology::SameSite::None => cookie::SameSite::None,
+            topology::SameSite::Lax => cookie::SameSite::Lax,
+            topology::SameSite::Strict => cookie::SameSite::Strict,
+        },
+        secure: settings.secure,
+        ..CollectorCookie::default()
+    })
 }
 
 async fn wait_until_running(running: &mut Running) -> anyhow::Result<()> {

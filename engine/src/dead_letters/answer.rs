@@ -14,9 +14,10 @@ const ERROR_CHARS_MAX: usize = 300;
 const SKIPPED_MAX: usize = 1_000;
 
 /// One dead letter.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Letter {
     /// Its name, `PARTITION:SEQ`.
+    #[schema(value_type = String)]
     pub id: LetterId,
     /// Partition.
     pub partition: u32,
@@ -25,6 +26,7 @@ pub struct Letter {
     /// Key; empty when it has none.
     pub key: String,
     /// Why it was given up.
+    #[schema(value_type = String)]
     pub reason: Reason,
     /// In words.
     pub error: String,
@@ -45,29 +47,32 @@ pub struct Letter {
 }
 
 /// A page of letters.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Listing {
     /// The letters, in order of partition and sequence.
     pub dead_letters: Vec<Letter>,
     /// How many.
     pub count: usize,
     /// Where to go on; `None` at the end.
+    #[schema(value_type = Option<String>)]
     pub next: Option<Place>,
 }
 
 /// A letter that was left as it is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Skipped {
     /// Which.
+    #[schema(value_type = String)]
     pub id: LetterId,
     /// Why.
     pub why: String,
 }
 
 /// What became of a request to change letters.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Report {
     /// What was asked for.
+    #[schema(value_type = String)]
     pub action: Action,
     /// Whether nothing was done, only said.
     pub dry_run: bool,
@@ -80,8 +85,10 @@ pub struct Report {
     /// How many more were.
     pub skipped_more: u64,
     /// Letters named that do not exist.
+    #[schema(value_type = Vec<String>)]
     pub missing: Vec<LetterId>,
     /// Where to go on; `None` at the end.
+    #[schema(value_type = Option<String>)]
     pub next: Option<Place>,
 }
 

@@ -7,7 +7,10 @@ use std::sync::Arc;
 use axum::{
     Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, Path, RawQuery, State},
+    extract::{
+        DefaultBodyLimit, Path, RawQuery, State,
+        rejection::{BytesRejection, PathRejection},
+    },
     http::{HeaderMap, StatusCode, header},
     response::Response,
     routing::{get, post},
@@ -49,7 +52,8 @@ async fn list(State(face): State<Arc<Face>>, RawQuery(query): RawQuery) -> Respo
     }
 }
 
-async fn show(State(face): State<Arc<Face>>, Path((partition, seq)): Path<(String, String)>) -> Response {
+async fn show(State(face): State<Arc<Face>>, name: Result<Path<(String, String)>, PathRejection>) -> Response {
+    let Ok(Path((partition, seq))) = name else { return refuse("the name of a letter is not percent-encoded UTF-8") };
     let Ok(_room) = face.room.try_acquire() else { return full() };
     let id: LetterId = match format!("{partition}:{seq}").parse() {
         Ok(id) => id,
@@ -61,15 +65,19 @@ async fn show(State(face): State<Arc<Face>>, Path((partition, seq)): Path<(Strin
     }
 }
 
-async fn redrive(face: State<Arc<Face>>, headers: HeaderMap, body: Bytes) -> Response {
-    change(&face, Action::Redrive, &headers, &body).await
+async fn redrive(face: State<Arc<Face>>, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
+    change(&face, Action::Redrive, &headers, body).await
 }
 
-async fn purge(face: State<Arc<Face>>, headers: HeaderMap, body: Bytes) -> Response {
-    change(&face, Action::Purge, &headers, &body).await
+async fn purge(face: State<Arc<Face>>, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
+    change(&face, Action::Purge, &headers, body).await
 }
 
-async fn change(face: &Face, action: Action, headers: &HeaderMap, body: &[u8]) -> Response {
+async fn change(face: &Face, action: Action, headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
+    let body = match body {
+        Ok(body) => body,
+        Err(rejection) => return problem(rejection.status(), &rejection.body_text(), "ask for fewer letters at once"),
+    };
     // A page of some other site can make a browser post to loopback, but not with this type.
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
     if content_type.split(';').next().is_none_or(|kind| !kind.trim().eq_ignore_ascii_case("application/json")) {
@@ -77,7 +85,7 @@ async fn change(face: &Face, action: Action, headers: &HeaderMap, body: &[u8]) -
         return problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body must be JSON and say so", hint);
     }
     let Ok(_room) = face.room.try_acquire() else { return full() };
-    let request: ChangeRequest = match serde_json::from_slice(body) {
+    let request: ChangeRequest = match serde_json::from_slice(&body) {
         Ok(request) => request,
         Err(error) => return refuse(&error.to_string()),
     };

@@ -89,7 +89,7 @@ impl Ask {
                 }
             }
         }
-        ask.wait = patience(&ask.min_seq, wait.as_deref())?;
+        ask.wait = patience(&ask.min_seq, read_wait(wait.as_deref())?)?;
         check_names(ask.features.as_deref())?;
         Ok(ask)
     }
@@ -98,7 +98,7 @@ impl Ask {
     pub fn from_body(body: &[u8]) -> Result<Self, Refusal> {
         let Body { keys, features, min_seq, wait } =
             serde_json::from_slice(body).map_err(|error| Refusal::Wrong(format!("the body: {error}")))?;
-        Self::many(keys.iter().map(|key| &**key), features, min_seq.unwrap_or_default(), wait.as_deref())
+        Self::many(keys.iter().map(|key| &**key), features, min_seq.unwrap_or_default(), read_wait(wait.as_deref())?)
     }
 
     /// The same from its parts.
@@ -106,7 +106,7 @@ impl Ask {
         keys: impl ExactSizeIterator<Item = &'a str>,
         features: Option<Vec<String>>,
         min_seq: BTreeMap<u32, u64>,
-        wait: Option<&str>,
+        wait: Option<Duration>,
     ) -> Result<Self, Refusal> {
         if keys.len() > KEYS_MAX {
             return Err(Refusal::TooMuch(format!(
@@ -126,8 +126,11 @@ impl Ask {
     }
 }
 
-fn patience(min_seq: &MinSeq, wait: Option<&str>) -> Result<Duration, Refusal> {
-    let wait = wait.map(read_duration).transpose().map_err(|error| Refusal::Wrong(format!("wait: {error}")))?;
+fn read_wait(wait: Option<&str>) -> Result<Option<Duration>, Refusal> {
+    wait.map(read_duration).transpose().map_err(|error| Refusal::Wrong(format!("wait: {error}")))
+}
+
+fn patience(min_seq: &MinSeq, wait: Option<Duration>) -> Result<Duration, Refusal> {
     match (min_seq, wait) {
         (MinSeq::Any, Some(_)) => Err(Refusal::Wrong("wait says how long, min_seq must say for what".to_owned())),
         (_, Some(wait)) if wait > WAIT_MAX => {

@@ -15,6 +15,8 @@ use keyloom_actors::{
     timestamp::Timestamp,
 };
 
+use super::depth;
+
 /// Field names that begin with this belong to the engine's own events.
 const RESERVED_PREFIX: &str = "keyloom.";
 /// Longest explanation of a rejection, in bytes: it may quote names from the event, which have no limit of their own.
@@ -61,7 +63,8 @@ impl fmt::Display for Rejection {
 }
 
 impl Rejection {
-    fn new(reason: Reason, text: impl Into<String>) -> Self {
+    /// Rejected for `reason`; of a long explanation the beginning is kept.
+    pub fn new(reason: Reason, text: impl Into<String>) -> Self {
         let mut text = text.into();
         if text.len() > TEXT_BYTES_MAX {
             let cut = (0..=TEXT_BYTES_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
@@ -136,6 +139,7 @@ impl Acceptor {
         let known = fields::scan(text, fields).map_err(|e| Rejection::new(Reason::Parse, e.to_string()))?;
         let scratch = &fields[start..];
         check_names(text, scratch)?;
+        check_depth(text, scratch)?;
         let own = |bytes: &[u8]| match shared {
             Some(whole) => whole.slice_ref(bytes),
             None => Bytes::copy_from_slice(bytes),
@@ -219,6 +223,16 @@ fn check_names(json: &str, fields: &[Field]) -> Result<(), Rejection> {
         }
     }
     Ok(())
+}
+
+fn check_depth(json: &str, fields: &[Field]) -> Result<(), Rejection> {
+    let values = fields.iter().map(|field| field.value(json));
+    let mut nested = values.filter(|value| matches!(value.kind, Kind::Array | Kind::Object));
+    if nested.all(|value| depth::is_within(value.raw, depth::LEVELS_MAX - 1)) {
+        return Ok(());
+    }
+    let text = format!("the event has more than {} levels of objects and arrays", depth::LEVELS_MAX);
+    Err(Rejection::new(Reason::Parse, text))
 }
 
 /// The event's id, and the stamp it needs when the client sent none.
@@ -428,6 +442,12 @@ mod tests {
             assert!(text.starts_with(expected), "{sent}: {text}");
             assert!(text.len() < 400, "{sent}");
         }
+        let nested = |levels: usize| {
+            format!(r#"{{"domain_userid":"u","x":{}{}}}"#, "[".repeat(levels - 1), "]".repeat(levels - 1))
+        };
+        assert!(accept(&nested(64)).is_ok());
+        let text = accept(&nested(65)).expect_err("too deep").to_string();
+        assert_eq!(text, "parse: the event has more than 64 levels of objects and arrays");
         let flood = format!(r#"{{"keyloom.{}":1}}"#, "ü".repeat(400));
         assert!(accept(&flood).expect_err("reserved").text.len() <= TEXT_BYTES_MAX + 3);
     }

@@ -5,10 +5,8 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use axum::http::request::Parts;
-
 use super::refusal::Refusal;
-use crate::access::{self, Credentials, Privacy, Rules, rules::Sender};
+use crate::access::{self, Privacy, Rules, rules::Sender};
 
 /// What a request says of its sender. Protocols fill in what they know; a claim proves nothing by itself.
 #[derive(Clone, Debug, Default)]
@@ -49,11 +47,6 @@ impl Admissions {
         Self { rules }
     }
 
-    /// What the head of a request says of its sender; protocols add what their bodies and queries say.
-    pub fn credentials(&self, head: &Parts) -> Credentials {
-        Credentials::of(head, &self.rules)
-    }
-
     /// Lets a request of `events` events in, or says why not.
     pub fn admit(&self, claims: &Claims<'_>, events: usize) -> Result<Admission, Refusal> {
         let sender = Sender {
@@ -65,19 +58,5 @@ impl Admissions {
         };
         let privacy = self.rules.admit(&sender, events).inspect_err(access::observe::refused)?;
         Ok(Admission { stamped_address: claims.address.and_then(|address| privacy.stamp(address)), privacy })
-    }
-}
-
-impl<'a> From<&'a Credentials> for Claims<'a> {
-    /// The user of HTTP Basic is the write key.
-    fn from(credentials: &'a Credentials) -> Self {
-        Self {
-            bearer: credentials.bearer.as_deref(),
-            write_key: credentials.basic_user.as_deref(),
-            app_id: None,
-            origin: credentials.origin.as_deref(),
-            certificate_names: credentials.names(),
-            address: credentials.address,
-        }
     }
 }

@@ -1,30 +1,28 @@
 //! One request's events to the log, and the answer when they are stored. The way in for every protocol.
 //!
-//! Not here: HTTP, see [`super::http`].
+//! Not here: HTTP, see [`super::http`]; how a request becomes records, see `desk`.
 
-use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use keyloom_actors::{
-    fields::Scanned,
-    key_paths::{EnvelopeKeys, KeyPaths},
     ports::{Log, LogError, NewRecord, Stored},
     timestamp::Clock,
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
-    accept::{Acceptor, Found},
-    admission::{Admission, Admissions},
-    decode::{self, DecodeError, Encoding},
+    accept::Acceptor,
+    admission::Admissions,
+    decode::Encoding,
+    desk::{Desk, Incoming, Prepared},
     gate::{Gate, Hold},
     ids::IdSource,
     observe,
+    protocols::{Head, Protocol, Wire, cookie::CollectorCookie},
     refusal::Refusal,
-    split::split,
 };
-use crate::access::Credentials;
 
 /// Longest wait for the log, after which the outcome is unknown to the client.
 pub const APPEND_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,6 +39,8 @@ pub const REJECTED_LISTED_MAX: usize = 1_000;
 /// Bodies above this are scanned on a blocking thread. A scan runs at a few hundred MB/s, so a body of this size holds up
 /// the other connections of its worker for about 0.2 ms; handing it over costs about 0.02 ms.
 const SCAN_INLINE_BYTES_MAX: usize = 64 << 10;
+/// The same for bodies of other protocols: their events are written anew, which costs about four times as much per byte.
+const DECODE_INLINE_BYTES_MAX: usize = SCAN_INLINE_BYTES_MAX / 4;
 
 /// The front door's limits.
 #[derive(Clone, Copy, Debug)]
@@ -149,25 +149,7 @@ pub struct FrontDoor {
     log: Arc<dyn Log>,
     gate: Gate,
     limits: Limits,
-}
-
-/// What it takes to turn a body into records, shared with blocking threads.
-struct Desk {
-    acceptor: Acceptor,
-    clock: Arc<dyn Clock>,
-    ids: IdSource,
-    body_bytes_max: usize,
-    events_max: usize,
-    admissions: Admissions,
-}
-
-/// A body's events, judged.
-struct Prepared {
-    partitions: BTreeMap<u32, Vec<NewRecord>>,
-    /// The partition of the last good event.
-    last: Option<u32>,
-    answer: Answer,
-    hold: Hold,
+    cookie: Option<CollectorCookie>,
 }
 
 impl FrontDoor {
@@ -180,29 +162,34 @@ impl FrontDoor {
         Self {
             desk: Arc::new(Desk {
                 acceptor,
+                admissions: Admissions::default(),
                 clock,
                 ids: IdSource::new(),
                 body_bytes_max,
                 events_max: limits.events_max,
-                admissions: Admissions::default(),
             }),
             log,
             gate,
             limits,
+            cookie: Some(CollectorCookie::default()),
         }
     }
 
-    /// Lets senders in by these rules, instead of everybody.
-    #[must_use]
+    /// With these rules by which senders come in, instead of none.
     pub fn with_admissions(mut self, admissions: Admissions) -> Self {
-        let desk = Arc::get_mut(&mut self.desk).expect("nobody else has a door that was not opened yet");
+        let desk = Arc::get_mut(&mut self.desk).expect("a door is shared when it is complete");
         desk.admissions = admissions;
         self
     }
 
-    /// The rules by which senders come in.
-    pub fn admissions(&self) -> &Admissions {
-        &self.desk.admissions
+    /// With this cookie for Snowplow's trackers; `None`: sets none and reads none.
+    pub fn with_cookie(self, cookie: Option<CollectorCookie>) -> Self {
+        Self { cookie, ..self }
+    }
+
+    /// The cookie of Snowplow's trackers.
+    pub fn cookie(&self) -> Option<&CollectorCookie> {
+        self.cookie.as_ref()
     }
 
     /// The limits in force.
@@ -217,41 +204,55 @@ impl FrontDoor {
 
     /// Stores the events of `body` and answers when they are stored.
     pub async fn submit(&self, body: Bytes) -> Result<Answer, Refusal> {
+        self.submit_from(Head::default(), body).await
+    }
+
+    /// As [`FrontDoor::submit`], for a request that says who sends it.
+    pub async fn submit_from(&self, head: Head, body: Bytes) -> Result<Answer, Refusal> {
         let hold = self.gate.enter(body.len())?;
-        self.submit_held(body, Encoding::Identity, hold).await
+        self.submit_request(Wire::Json, head, body, Encoding::Identity, hold).await
     }
 
-    /// As [`FrontDoor::submit`], for a body that came in through the gate and may be packed.
-    pub async fn submit_held(&self, body: Bytes, encoding: Encoding, hold: Hold) -> Result<Answer, Refusal> {
-        self.submit_from(Credentials::default(), None, body, encoding, hold).await
+    /// As [`FrontDoor::submit`], for events that are cut already, each one JSON object, and a request that says who sends it.
+    pub async fn submit_events(&self, events: &[Bytes], head: Head) -> Result<Answer, Refusal> {
+        if events.len() > self.limits.events_max {
+            return Err(Refusal::TooMany(self.limits.events_max));
+        }
+        let bytes = events.iter().map(Bytes::len).sum();
+        if bytes > self.limits.body_bytes_max {
+            return Err(Refusal::TooLarge(self.limits.body_bytes_max));
+        }
+        let hold = self.gate.enter(bytes)?;
+        let mut body = Vec::with_capacity(bytes);
+        let mut places = Vec::with_capacity(events.len());
+        for event in events {
+            places.push(body.len()..body.len() + event.len());
+            body.extend_from_slice(event);
+        }
+        self.submit_request(Wire::Cut(places), head, body.into(), Encoding::Identity, hold).await
     }
 
-    /// How the keys of events are found: what they find in the headers of a request belongs into
-    /// [`FrontDoor::submit_from`].
-    pub fn key_paths(&self) -> &KeyPaths {
-        &self.desk.acceptor.keys
-    }
-
-    /// As [`FrontDoor::submit_held`], if the rules let its sender in, with what [`KeyPaths::note`] found in the request's
-    /// headers.
-    pub async fn submit_from(
+    /// As [`FrontDoor::submit`], for a request of any protocol whose body came in through the gate and may be packed.
+    pub async fn submit_request(
         &self,
-        sender: Credentials,
-        envelope: Option<Box<EnvelopeKeys>>,
+        wire: Wire,
+        head: Head,
         body: Bytes,
         encoding: Encoding,
         hold: Hold,
     ) -> Result<Answer, Refusal> {
-        if body.is_empty() {
-            return Err(Refusal::Empty);
-        }
-        let prepared = if encoding == Encoding::Identity && body.len() <= SCAN_INLINE_BYTES_MAX {
-            self.desk.prepare(&sender, envelope.as_deref(), body, encoding, hold)?
+        let inline_max = match wire.protocol() {
+            Protocol::Json | Protocol::Grpc => SCAN_INLINE_BYTES_MAX,
+            _ => DECODE_INLINE_BYTES_MAX,
+        };
+        let is_short = encoding == Encoding::Identity && body.len() <= inline_max;
+        let incoming = Incoming { wire, head, body, encoding, hold };
+        let prepared = if is_short {
+            self.desk.prepare(incoming)?
         } else {
             // Packed bodies always go there: how long unpacking takes is the sender's choice.
             let desk = Arc::clone(&self.desk);
-            let task =
-                tokio::task::spawn_blocking(move || desk.prepare(&sender, envelope.as_deref(), body, encoding, hold));
+            let task = tokio::task::spawn_blocking(move || desk.prepare(incoming));
             task.await.map_err(|error| Refusal::Internal(error.to_string()))??
         };
         let Prepared { partitions, last, mut answer, hold } = prepared;
@@ -313,77 +314,6 @@ struct Appended {
     highest: Option<u64>,
 }
 
-impl Desk {
-    fn prepare(
-        &self,
-        sender: &Credentials,
-        envelope: Option<&EnvelopeKeys>,
-        mut body: Bytes,
-        encoding: Encoding,
-        mut hold: Hold,
-    ) -> Result<Prepared, Refusal> {
-        if encoding != Encoding::Identity {
-            let packed = body.len();
-            let unpacked = decode::decode(encoding, &body, self.body_bytes_max, &mut |more| hold.grow(more).is_ok());
-            body = Bytes::from(unpacked.map_err(|error| match error {
-                DecodeError::TooLarge => Refusal::TooLarge(self.body_bytes_max),
-                DecodeError::NoRoom => Refusal::Busy,
-                DecodeError::Damaged(..) => Refusal::Malformed(error.to_string()),
-            })?);
-            hold.shrink(packed);
-        }
-        let ranges = split(&body).map_err(|broken| Refusal::Malformed(broken.to_string()))?;
-        if ranges.is_empty() {
-            return Err(Refusal::Empty);
-        }
-        if ranges.len() > self.events_max {
-            return Err(Refusal::TooMany(self.events_max));
-        }
-        let Admission { privacy, .. } = self.admissions.admit(&sender.into(), ranges.len())?;
-        let rewriting = privacy.rewriting(false);
-        let now = self.clock.now();
-        let mut new_id = || self.ids.next(now);
-        let mut fields = Vec::new();
-        let mut judged: BTreeMap<u32, Vec<(NewRecord, Option<Found>)>> = BTreeMap::new();
-        let mut answer = Answer::default();
-        let mut last = None;
-        for (index, range) in ranges.into_iter().enumerate() {
-            let acceptor = &self.acceptor;
-            let judgement = match rewriting.apply(&body[range.clone()]) {
-                Cow::Borrowed(_) => acceptor.accept_slice_from(envelope, &body, range, &mut fields, now, &mut new_id),
-                Cow::Owned(event) => {
-                    let (event, own) = (Bytes::from(event), &mut Vec::new());
-                    let judged = acceptor.accept_slice_from(envelope, &event, 0..event.len(), own, now, &mut new_id);
-                    judged.map(|(accepted, _)| (accepted, None))
-                }
-            };
-            match judgement {
-                Ok((accepted, found)) => {
-                    last = Some(accepted.partition);
-                    judged.entry(accepted.partition).or_default().push((accepted.record, found));
-                }
-                Err(rejection) => {
-                    observe::rejected(rejection.reason);
-                    if answer.rejected.len() < REJECTED_LISTED_MAX {
-                        answer.rejected.push(Rejected { index, reason: rejection.to_string() });
-                    } else {
-                        answer.rejected_more += 1;
-                    }
-                }
-            }
-        }
-        let fields = Arc::new(fields);
-        let with_fields = |(record, found): (NewRecord, Option<Found>)| NewRecord {
-            scanned: found.map(|(range, known)| Scanned::new(Arc::clone(&fields), range, known)),
-            ..record
-        };
-        let with_fields =
-            |(partition, records): (u32, Vec<_>)| (partition, records.into_iter().map(with_fields).collect());
-        let partitions = judged.into_iter().map(with_fields).collect();
-        Ok(Prepared { partitions, last, answer, hold })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use keyloom_actors::{event::KeyPaths, timestamp::SystemClock};
@@ -424,6 +354,27 @@ mod tests {
         let again = door.submit(body).await.expect("absorbed");
         assert_eq!((again.accepted, again.duplicates), (0, 3_000));
         assert_eq!(door.gate().in_flight(), 0);
+    }
+
+    #[tokio::test]
+    async fn events_that_are_cut_already_come_in_as_they_are() {
+        let log = Arc::new(MemoryLog::default());
+        let limits = Limits { events_max: 3, body_bytes_max: 100, ..Limits::default() };
+        let door = door(&log, limits);
+        let events = |texts: &[&str]| texts.iter().map(|t| Bytes::copy_from_slice(t.as_bytes())).collect::<Vec<_>>();
+        let sound = r#"{"k":"u","event_id":"1","collector_tstamp":"2026-11-20T12:00:00Z"}"#;
+        let answer = door.submit_events(&events(&[sound, "[{}]", "{}"]), Head::default()).await.expect("one is good");
+        let indexes: Vec<_> = answer.rejected.iter().map(|rejected| rejected.index).collect();
+        assert_eq!((answer.accepted, indexes), (1, vec![1, 2]));
+        let stored: Vec<_> = log.records().into_values().flatten().map(|record| record.payload).collect();
+        assert_eq!(stored, [sound]);
+        let refusal = |texts: Vec<Bytes>| {
+            let door = &door;
+            async move { door.submit_events(&texts, Head::default()).await }
+        };
+        assert_eq!(refusal(events(&["{}"; 4])).await, Err(Refusal::TooMany(3)));
+        assert_eq!(refusal(events(&[&"x".repeat(101)])).await, Err(Refusal::TooLarge(100)));
+        assert_eq!(refusal(Vec::new()).await, Err(Refusal::Empty));
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
-//! `POST /v1/events`: the HTTP face of the front door.
+//! `POST /v1/events`: the HTTP face of the front door, and what the faces of all protocols share.
 //!
-//! Reads bodies within the limits and words the answers. What the events are is for [`super::batch`] to say.
+//! Reads bodies within the limits and words the answers. What the events are is for [`super::batch`] to say; how trackers want
+//! to be answered, for [`super::tracker_http`].
 
 use std::{sync::Arc, time::Instant};
 
@@ -8,7 +9,7 @@ use axum::{
     Router,
     body::Body,
     extract::{Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
     response::Response,
     routing::post,
 };
@@ -18,29 +19,28 @@ use http_body_util::BodyExt;
 use super::{
     batch::{Answer, FrontDoor},
     decode::Encoding,
-    envelope::RequestHeaders,
     gate::Hold,
     observe,
+    protocols::{Head, Wire},
     refusal::Refusal,
+    tracker_http,
 };
+use crate::access::Client;
 
 /// The address of the front door's own format.
 pub const EVENTS_PATH: &str = "/v1/events";
 
-/// The front door's routes.
+/// The front door's routes, of all protocols.
 pub fn routes(door: Arc<FrontDoor>) -> Router {
-    Router::new().route(EVENTS_PATH, post(events).fallback(wrong_method)).with_state(door)
+    let own = Router::new().route(EVENTS_PATH, post(events).fallback(wrong_method)).with_state(Arc::clone(&door));
+    own.merge(tracker_http::routes(door))
 }
 
 async fn events(State(door): State<Arc<FrontDoor>>, request: Request) -> Response {
     let started = Instant::now();
     let wants_places = wants_places(request.uri().query().unwrap_or_default());
-    let response = match take(&door, request).await {
-        Ok(answer) => answered(&answer, wants_places),
-        Err(refusal) => refused(&refusal),
-    };
-    observe::answered(response.status().as_u16(), started.elapsed());
-    response
+    let taken = take(&door, Wire::Json, request, |_| {}).await;
+    told(started, taken.map_or_else(|refusal| refused(&refusal), |answer| answered(&answer, wants_places)))
 }
 
 /// `?seq=true`: the answer says where the events are in the log, for those who will read what they wrote.
@@ -48,19 +48,42 @@ fn wants_places(query: &str) -> bool {
     form_urlencoded::parse(query.as_bytes()).any(|(name, value)| name == "seq" && (value == "true" || value == "1"))
 }
 
-async fn wrong_method() -> Response {
-    let started = Instant::now();
-    let mut response = refused(&Refusal::Method);
-    observe::answered(response.status().as_u16(), started.elapsed());
+/// The answer to another method than POST.
+pub(super) async fn wrong_method() -> Response {
+    let mut response = told(Instant::now(), refused(&Refusal::Method));
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
     response
 }
 
-async fn take(door: &FrontDoor, request: Request) -> Result<Answer, Refusal> {
-    let (head, body) = request.into_parts();
-    let encoding = encoding(&head.headers)?;
+/// Counts an answer.
+pub(super) fn told(started: Instant, response: Response) -> Response {
+    observe::answered(response.status().as_u16(), started.elapsed());
+    response
+}
+
+/// Stores the events in the body of `request`; `complete` adds to its head what only its protocol knows.
+pub(super) async fn take(
+    door: &FrontDoor,
+    wire: Wire,
+    request: Request,
+    complete: impl FnOnce(&mut Head),
+) -> Result<Answer, Refusal> {
+    let (parts, body) = request.into_parts();
+    let encoding = encoding(&parts.headers)?;
+    let (body, hold) = receive(door, &parts.headers, body).await?;
+    let mut head = head(parts);
+    complete(&mut head);
+    // A CloudEvent may be all in its headers; in every other protocol the events are in the body.
+    if body.is_empty() && wire != Wire::CloudEvents {
+        return Err(Refusal::Empty);
+    }
+    door.submit_request(wire, head, body, encoding, hold).await
+}
+
+/// Reads a body within the limits, through the gate.
+pub(super) async fn receive(door: &FrontDoor, headers: &HeaderMap, body: Body) -> Result<(Bytes, Hold), Refusal> {
     let limits = door.limits();
-    let announced = head.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|bytes| bytes > limits.body_bytes_max) {
         return Err(Refusal::TooLarge(limits.body_bytes_max));
     }
@@ -68,9 +91,20 @@ async fn take(door: &FrontDoor, request: Request) -> Result<Answer, Refusal> {
     let read = read_body(body, announced.unwrap_or(0), limits.body_bytes_max, &mut hold);
     let body = tokio::time::timeout(limits.body_timeout, read).await;
     let body = body.map_err(|_| Refusal::Slow(limits.body_timeout.as_secs()))??;
-    let credentials = door.admissions().credentials(&head);
-    let envelope = door.key_paths().note(&RequestHeaders(&head.headers));
-    door.submit_from(credentials, envelope, body, encoding, hold).await
+    Ok((body, hold))
+}
+
+/// What a request says beside its body, and what its connection says of it.
+pub(super) fn head(parts: Parts) -> Head {
+    let query = parts.uri.query().unwrap_or_default().to_owned();
+    let client = parts.extensions.get::<Client>();
+    Head {
+        headers: parts.headers,
+        query,
+        address: client.map(|client| client.address),
+        certificate_names: client.map(|client| client.certificate_names.to_vec()).unwrap_or_default(),
+        network_userid: None,
+    }
 }
 
 fn encoding(headers: &HeaderMap) -> Result<Encoding, Refusal> {
@@ -113,12 +147,14 @@ async fn read_body(mut body: Body, announced: usize, limit: usize, hold: &mut Ho
     Ok(if whole.is_empty() { first } else { whole.freeze() })
 }
 
-fn answered(answer: &Answer, with_places: bool) -> Response {
+/// The answer of the own formats: by index; with the places of the events where they were asked for.
+pub(super) fn answered(answer: &Answer, with_places: bool) -> Response {
     let code = if answer.is_all_rejected() { StatusCode::BAD_REQUEST } else { StatusCode::OK };
     json(code, if with_places { answer.to_json_with_places() } else { answer.to_json() })
 }
 
-fn refused(refusal: &Refusal) -> Response {
+/// The answer to a request that was not taken.
+pub(super) fn refused(refusal: &Refusal) -> Response {
     let code = StatusCode::from_u16(refusal.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = json(code, refusal.to_json());
     if let Some(seconds) = refusal.retry_after() {
@@ -135,7 +171,7 @@ fn refused(refusal: &Refusal) -> Response {
     response
 }
 
-fn json(code: StatusCode, body: Vec<u8>) -> Response {
+pub(super) fn json(code: StatusCode, body: Vec<u8>) -> Response {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = code;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

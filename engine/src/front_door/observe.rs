@@ -5,11 +5,18 @@ use std::time::Duration;
 use keyloom_actors::dead_letter::Reason;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
+use super::protocols::Protocol;
+
 /// Says what the metrics mean; once per process, after the recorder is in place.
 pub fn describe() {
     describe_counter!("keyloom_ingest_duplicates_total", "Repeated events that the log absorbed, by partition.");
     describe_counter!("keyloom_ingest_requests_total", "Requests to the front door by status code.");
     describe_counter!("keyloom_ingest_rejected_total", "Events rejected in the answer and not stored, by reason.");
+    describe_counter!("keyloom_ingest_events_total", "Events that requests held, rejected ones included, by protocol.");
+    describe_counter!(
+        "keyloom_ingest_dead_lettered_total",
+        "Events of trackers that were rejected and stored to become dead letters, by protocol and reason."
+    );
     describe_histogram!(
         "keyloom_ingest_request_duration_seconds",
         Unit::Seconds,
@@ -32,6 +39,17 @@ pub fn stored(partition: u32, accepted: u64, duplicates: u64) {
 /// One event was rejected.
 pub fn rejected(reason: Reason) {
     counter!("keyloom_ingest_rejected_total", "reason" => reason.label()).increment(1);
+}
+
+/// A request that may come in holds so many events.
+pub fn came_in(protocol: Protocol, events: usize) {
+    counter!("keyloom_ingest_events_total", "protocol" => protocol.label()).increment(events as u64);
+}
+
+/// One event of a tracker was rejected, and stored as a dead letter.
+pub fn dead_lettered(protocol: Protocol, reason: Reason) {
+    counter!("keyloom_ingest_dead_lettered_total", "protocol" => protocol.label(), "reason" => reason.label())
+        .increment(1);
 }
 
 /// One request was answered.

@@ -1,7 +1,8 @@
-//! The event that records a line which is none: it goes to the log like any other and ends as a dead letter.
+//! The event that records what is none, a line of a file or what a tracker sent: it goes to the log like any other and ends
+//! as a dead letter.
 //!
 //! Pure. The same line of the same source always gives the same bytes, so that the log absorbs it when a file is ingested
-//! again.
+//! again, and so does the same event of a tracker that sends it again.
 
 use std::borrow::Cow;
 
@@ -23,7 +24,10 @@ struct Refused<'a> {
     #[serde(rename = "keyloom.rejected")]
     reason: &'static str,
     error: &'a str,
-    source: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protocol: Option<&'static str>,
     bytes: u64,
     payload: Cow<'a, str>,
 }
@@ -38,17 +42,41 @@ pub fn refused_event(
     head: &[u8],
     event_bytes_max: usize,
 ) -> Vec<u8> {
-    let kept = HEAD_BYTES.min(event_bytes_max.saturating_sub(FRAME_BYTES) / ESCAPED_BYTES_MAX).min(head.len());
     let start = source.len().saturating_sub(SOURCE_BYTES_MAX);
     let start = (start..=source.len()).find(|at| source.is_char_boundary(*at)).unwrap_or(0);
     let refused = Refused {
         reason: rejection.reason.label(),
         error: &rejection.text,
-        source: format!("{}:{line}", &source[start..]),
+        source: Some(format!("{}:{line}", &source[start..])),
+        protocol: None,
         bytes,
-        payload: String::from_utf8_lossy(&head[..kept]),
+        payload: kept(head, event_bytes_max),
     };
     serde_json::to_vec(&refused).expect("numbers and texts are always serialisable")
+}
+
+/// The event that records what a tracker sent and `rejection` refused, within the same limits.
+pub fn refused_by_tracker(
+    rejection: &Rejection,
+    protocol: &'static str,
+    sent: &[u8],
+    event_bytes_max: usize,
+) -> Vec<u8> {
+    let refused = Refused {
+        reason: rejection.reason.label(),
+        error: &rejection.text,
+        source: None,
+        protocol: Some(protocol),
+        bytes: sent.len() as u64,
+        payload: kept(sent, event_bytes_max),
+    };
+    serde_json::to_vec(&refused).expect("numbers and texts are always serialisable")
+}
+
+/// As much of `sent` as fits into an event of `event_bytes_max`.
+fn kept(sent: &[u8], event_bytes_max: usize) -> Cow<'_, str> {
+    let kept = HEAD_BYTES.min(event_bytes_max.saturating_sub(FRAME_BYTES) / ESCAPED_BYTES_MAX).min(sent.len());
+    String::from_utf8_lossy(&sent[..kept])
 }
 
 #[cfg(test)]
@@ -77,6 +105,9 @@ mod tests {
             let acceptor = Acceptor { keys: KeyPaths::new(["k"]), partitions: 9, event_bytes_max: limit };
             let rejection = Rejection { reason: Reason::Parse, text: "\u{1}".repeat(303) };
             let event = refused_event(&rejection, &name, u64::MAX, u64::MAX, &line.repeat(40), limit);
+            let accepted = acceptor.accept(&event, Timestamp(0), &mut String::new);
+            prop_assert!(accepted.is_ok_and(|a| a.partition == 0 && a.record.payload == event));
+            let event = refused_by_tracker(&rejection, "snowplow", &line.repeat(40), limit);
             let accepted = acceptor.accept(&event, Timestamp(0), &mut String::new);
             prop_assert!(accepted.is_ok_and(|a| a.partition == 0 && a.record.payload == event));
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// See the module. What is `null` is not known: never seen, or known only to a running engine.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct KeyReport {
     /// The key.
     pub key: String,
@@ -58,7 +58,7 @@ pub struct KeyReport {
 }
 
 /// A timer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Timer {
     /// Its name.
     pub name: String,
@@ -67,7 +67,7 @@ pub struct Timer {
 }
 
 /// A look-up.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Question {
     /// Its name.
     pub name: String,
@@ -78,7 +78,7 @@ pub struct Question {
 }
 
 /// An event.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct LastEvent {
     /// Its sequence.
     pub seq: u64,

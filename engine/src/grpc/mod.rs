@@ -1,0 +1,84 @@
+//! gRPC: `keyloom.v1` of `proto/`, with the reflection and health services.
+//!
+//! Thin: events go through the front door, features come from the same reader as over HTTP. The services are plain routes, so
+//! they share address, limits and TLS with HTTP; who may call is decided before them.
+
+mod event;
+mod features;
+mod ingest;
+mod status;
+
+use std::sync::Arc;
+
+use axum::Router;
+use tonic::{codec::CompressionEncoding, server::NamedService};
+use tonic_health::server::{HealthReporter, HealthService};
+
+pub use self::event::KeyMember;
+use self::{
+    features::FeatureCalls,
+    ingest::IngestCalls,
+    proto::{features_server::FeaturesServer, ingest_server::IngestServer},
+};
+use crate::{
+    features::{ANSWER_BYTES_MAX, BODY_BYTES_MAX, FeatureReader},
+    front_door::FrontDoor,
+};
+
+/// The messages, and what serves them, as generated.
+#[allow(missing_docs, clippy::all, reason = "generated from proto/, where the comments are")]
+pub mod proto {
+    tonic::include_proto!("keyloom.v1");
+    pub(super) const DESCRIPTION: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/keyloom.v1.bin"));
+}
+
+/// The route of `Ingest`. The key of an event goes to `key`.
+pub fn ingest_routes(door: Arc<FrontDoor>, key: Option<KeyMember>) -> Router {
+    let bytes_max = door.limits().body_bytes_max;
+    let server = IngestServer::new(IngestCalls::new(door, key))
+        .max_decoding_message_size(bytes_max)
+        .accept_compressed(CompressionEncoding::Gzip);
+    Router::new().route_service(&path_of(&server), server)
+}
+
+/// The route of `Features`.
+pub fn features_routes(reader: Arc<FeatureReader>) -> Router {
+    let server = FeaturesServer::new(FeatureCalls::new(reader))
+        .max_decoding_message_size(BODY_BYTES_MAX)
+        .max_encoding_message_size(2 * ANSWER_BYTES_MAX)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .send_compressed(CompressionEncoding::Gzip);
+    Router::new().route_service(&path_of(&server), server)
+}
+
+/// The routes of the reflection services, v1 and v1alpha.
+pub fn reflection_routes() -> Result<Router, tonic_reflection::server::Error> {
+    let about = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::DESCRIPTION)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let (new, old) = (about().build_v1()?, about().build_v1alpha()?);
+    Ok(Router::new().route_service(&path_of(&new), new).route_service(&path_of(&old), old))
+}
+
+/// The route of the health service, and who tells it.
+pub async fn health_routes() -> (Router, HealthReporter) {
+    let reporter = HealthReporter::new();
+    reporter.set_serving::<IngestServer<IngestCalls>>().await;
+    reporter.set_serving::<FeaturesServer<FeatureCalls>>().await;
+    let service = HealthService::from_health_reporter(reporter.clone());
+    let server = tonic_health::pb::health_server::HealthServer::new(service);
+    (Router::new().route_service(&path_of(&server), server), reporter)
+}
+
+/// The engine takes nothing more.
+pub async fn stop_serving(reporter: &HealthReporter) {
+    reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+    reporter.set_not_serving::<IngestServer<IngestCalls>>().await;
+    reporter.set_not_serving::<FeaturesServer<FeatureCalls>>().await;
+}
+
+fn path_of<S: NamedService>(_: &S) -> String {
+    format!("/{}/{{*call}}", S::NAME)
+}

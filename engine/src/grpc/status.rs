@@ -1,0 +1,60 @@
+//! Refusals as gRPC statuses, in the words of HTTP.
+//!
+//! Pure.
+
+use tonic::{Code, Status, metadata::MetadataValue};
+
+use crate::{features, front_door};
+
+/// Milliseconds after which a client should try again, for what passes by itself.
+const RETRY_MILLIS: u64 = 1_000;
+
+/// The status of a request of events that was refused as a whole.
+pub(super) fn of_events(refusal: &front_door::Refusal) -> Status {
+    status(refusal.code(), &refusal.to_string(), refusal.hint(), refusal.passes())
+}
+
+/// The status of a question about features that was refused.
+pub(super) fn of_features(refusal: &features::Refusal) -> Status {
+    status(refusal.code(), &refusal.to_string(), refusal.hint(), refusal.passes())
+}
+
+/// By the HTTP code that the same refusal has.
+fn status(http: u16, error: &str, hint: &str, passes: bool) -> Status {
+    let code = match http {
+        400 | 405 | 413 | 415 => Code::InvalidArgument,
+        401 => Code::Unauthenticated,
+        403 => Code::PermissionDenied,
+        404 => Code::NotFound,
+        408 => Code::DeadlineExceeded,
+        429 => Code::ResourceExhausted,
+        500 => Code::Internal,
+        503 => Code::Unavailable,
+        _ => Code::Unknown,
+    };
+    let mut status = Status::new(code, format!("{error}; {hint}"));
+    if passes {
+        // What retry policies of clients read, and what people do.
+        status.metadata_mut().insert("grpc-retry-pushback-ms", MetadataValue::from(RETRY_MILLIS));
+        status.metadata_mut().insert("retry-after", MetadataValue::from(RETRY_MILLIS / 1_000));
+    }
+    status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_are_those_of_http_and_what_passes_says_when() {
+        let busy = of_events(&front_door::Refusal::Busy);
+        assert_eq!(busy.code(), Code::ResourceExhausted);
+        assert_eq!(busy.metadata().get("grpc-retry-pushback-ms").map(|v| v.as_bytes()), Some(&b"1000"[..]));
+        let unknown = of_events(&front_door::Refusal::Unavailable("gone".into()));
+        assert_eq!(unknown.code(), Code::Unavailable);
+        assert!(unknown.message().contains("same event ids"), "{unknown}");
+        let wrong = of_events(&front_door::Refusal::TooMany(3));
+        assert_eq!((wrong.code(), wrong.metadata().is_empty()), (Code::InvalidArgument, true));
+        assert_eq!(of_features(&features::Refusal::Unavailable("x".into())).code(), Code::Unavailable);
+    }
+}

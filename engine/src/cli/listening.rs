@@ -6,21 +6,37 @@ use anyhow::Context;
 use axum::Router;
 
 use crate::{
-    faces::fallback,
+    access::Gatekeeper,
+    faces,
     server::{Limits, Server, Tls, connections_within},
     topology::{Listen, Topology},
 };
 
-/// The routes of each face, guarded.
+/// The routes of each face.
 pub struct Faces {
     /// The front door.
     pub ingest: Router,
+    /// The front door's calls of gRPC, on the same address.
+    pub ingest_calls: Router,
     /// The feature API.
     pub features: Router,
     /// Health, metrics and `/api`.
     pub admin: Router,
-    /// On every address.
-    pub common: Router,
+    /// What every address has and everybody may ask: descriptions of the interfaces, and gRPC's own health.
+    pub everywhere: Router,
+}
+
+impl Faces {
+    /// The same, for those who may come in only.
+    pub fn guarded(self, keeper: &Gatekeeper) -> Self {
+        Self {
+            ingest: keeper.ingest(self.ingest),
+            ingest_calls: keeper.ingest_calls(self.ingest_calls),
+            features: keeper.features(self.features),
+            admin: keeper.admin(self.admin),
+            everywhere: self.everywhere,
+        }
+    }
 }
 
 /// The server, and the addresses that the faces really have.
@@ -55,10 +71,11 @@ impl Listening {
             tls.transpose()?,
         );
         let mut groups: Vec<(SocketAddr, Router, Vec<&str>)> = Vec::new();
+        let Faces { ingest, ingest_calls, features, admin, everywhere } = faces;
         let wanted = [
-            (http.listen.ingest, faces.ingest, "ingest"),
-            (http.listen.features, faces.features, "features"),
-            (http.listen.admin, faces.admin, "admin"),
+            (http.listen.ingest, ingest.merge(ingest_calls), "ingest"),
+            (http.listen.features, features, "features"),
+            (http.listen.admin, admin, "admin"),
         ];
         for (address, router, name) in wanted {
             match groups.iter_mut().find(|(known, ..)| *known == address) {
@@ -71,7 +88,8 @@ impl Listening {
         }
         let mut addresses = http.listen;
         for (address, router, names) in groups {
-            let real = server.listen(address, fallback::add(router.merge(faces.common.clone()))).await?;
+            let router = faces::fallback::add(router.merge(everywhere.clone()));
+            let real = server.listen(address, router).await?;
             if !real.ip().to_canonical().is_loopback() && http.tls.is_none() && !topology.access.is_empty() {
                 tracing::warn!(%real, "tokens come in clear text here: set tls in [http], or let a proxy before it encrypt");
             }

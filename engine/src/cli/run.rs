@@ -70,26 +70,19 @@ pub async fn run(topology: Topology, engine: &Engine) -> anyhow::Result<()> {
     let desk = Desk::new(log, store, key_paths(&topology), topology.engine.partitions, Arc::new(SystemClock));
     let reader = Arc::new(feature_reader(&running));
     let (health, grpc_health) = grpc::health_routes().await;
-    let keeper = Gatekeeper::new(rules);
     let faces = Faces {
-        ingest: keeper
-            .ingest(front_door::http::routes(Arc::clone(&door)))
-            .merge(keeper.ingest_calls(grpc::ingest_routes(door, key_member(&topology)))),
-        features: keeper.features(
-            faces::features::routes(Arc::clone(&reader))
-                .merge(faces::feast::routes(Arc::clone(&reader)))
-                .merge(grpc::features_routes(reader)),
-        ),
-        admin: keeper.admin(
-            faces::health::routes(Arc::clone(&view))
-                .merge(faces::metrics::routes(Arc::clone(&view)))
-                .merge(faces::dead_letters::routes(desk))
-                .merge(faces::keys::routes(Arc::clone(&view), inspector)),
-        ),
-        // What there is, and whether it is up: the same on every address, and for everybody.
-        common: health.merge(grpc::reflection_routes()?).merge(openapi::routes()),
+        ingest: front_door::http::routes(Arc::clone(&door)),
+        ingest_calls: grpc::ingest_routes(door, key_member(&topology)),
+        features: faces::features::routes(Arc::clone(&reader))
+            .merge(faces::feast::routes(Arc::clone(&reader)))
+            .merge(grpc::features_routes(reader)),
+        admin: faces::health::routes(Arc::clone(&view))
+            .merge(faces::metrics::routes(Arc::clone(&view)))
+            .merge(faces::dead_letters::routes(desk))
+            .merge(faces::keys::routes(Arc::clone(&view), inspector)),
+        everywhere: openapi::routes().merge(grpc::reflection_routes()?).merge(health),
     };
-    let listening = Listening::start(&topology, faces).await?;
+    let listening = Listening::start(&topology, faces.guarded(&Gatekeeper::new(rules))).await?;
     let owner = OwnerFile::write(&topology, &listening)?;
     wait_until_running(&mut running).await?;
     print!("{}", listening.announcement(&topology.engine.name));
@@ -201,10 +194,10 @@ fn front_door(topology: &Topology, running: &Running, rules: &Arc<Rules>) -> Fro
         Limits { body_bytes_max: body_max, events_max, in_flight_bytes_max: in_flight_max, ..Limits::default() },
     )
     .with_admissions(Admissions::new(Arc::clone(rules)))
-    .with_cookie(cookie(&topology.ingest.cookie))
+    .with_cookie(collector_cookie(&topology.ingest.cookie))
 }
 
-fn cookie(settings: &topology::Cookie) -> Option<CollectorCookie> {
+fn collector_cookie(settings: &topology::Cookie) -> Option<CollectorCookie> {
     settings.enabled.then(|| CollectorCookie {
         name: settings.name.clone(),
         expires_after: settings.max_age,

@@ -5,8 +5,10 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use axum::http::HeaderMap;
+
 use super::refusal::Refusal;
-use crate::access::{self, Privacy, Rules, rules::Sender};
+use crate::access::{self, Credentials, Peer, Privacy, Rules, rules::Sender};
 
 /// What a request says of its sender. Protocols fill in what they know; a claim proves nothing by itself.
 #[derive(Clone, Debug, Default)]
@@ -30,8 +32,7 @@ pub struct Claims<'a> {
 pub struct Admission {
     /// The address to stamp on events of trackers, already as private as the source wants it; `None`: stamp none.
     pub stamped_address: Option<String>,
-    /// What is done to each event on the way in: [`Privacy::rewriting`] for JSON text, [`Privacy::apply`] for a tracker's
-    /// event as values; one of them, once. If it [`Privacy::hides`], nothing is kept as it was sent.
+    /// What is done to each event on the way in, once. If it [`Privacy::hides`], nothing is kept as it was sent.
     pub privacy: Privacy,
 }
 
@@ -47,6 +48,11 @@ impl Admissions {
         Self { rules }
     }
 
+    /// What the head of a request says of its sender; protocols add what their bodies and queries say.
+    pub fn credentials(&self, headers: &HeaderMap, peer: Option<&Peer>) -> Credentials {
+        Credentials::of(headers, peer, &self.rules)
+    }
+
     /// Lets a request of `events` events in, or says why not.
     pub fn admit(&self, claims: &Claims<'_>, events: usize) -> Result<Admission, Refusal> {
         let sender = Sender {
@@ -58,5 +64,19 @@ impl Admissions {
         };
         let privacy = self.rules.admit(&sender, events).inspect_err(access::observe::refused)?;
         Ok(Admission { stamped_address: claims.address.and_then(|address| privacy.stamp(address)), privacy })
+    }
+}
+
+impl<'a> From<&'a Credentials> for Claims<'a> {
+    /// The user of HTTP Basic is the write key.
+    fn from(credentials: &'a Credentials) -> Self {
+        Self {
+            bearer: credentials.bearer.as_deref(),
+            write_key: credentials.basic_user.as_deref(),
+            app_id: None,
+            origin: credentials.origin.as_deref(),
+            certificate_names: credentials.names(),
+            address: credentials.address,
+        }
     }
 }

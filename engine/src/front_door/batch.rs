@@ -162,11 +162,11 @@ impl FrontDoor {
         Self {
             desk: Arc::new(Desk {
                 acceptor,
-                admissions: Admissions::default(),
                 clock,
                 ids: IdSource::new(),
                 body_bytes_max,
                 events_max: limits.events_max,
+                admissions: Admissions::default(),
             }),
             log,
             gate,
@@ -175,9 +175,10 @@ impl FrontDoor {
         }
     }
 
-    /// With these rules by which senders come in, instead of none.
+    /// Lets senders in by these rules, instead of everybody.
+    #[must_use]
     pub fn with_admissions(mut self, admissions: Admissions) -> Self {
-        let desk = Arc::get_mut(&mut self.desk).expect("a door is shared when it is complete");
+        let desk = Arc::get_mut(&mut self.desk).expect("nobody else has a door that was not opened yet");
         desk.admissions = admissions;
         self
     }
@@ -192,6 +193,11 @@ impl FrontDoor {
         self.cookie.as_ref()
     }
 
+    /// The rules by which senders come in.
+    pub fn admissions(&self) -> &Admissions {
+        &self.desk.admissions
+    }
+
     /// The limits in force.
     pub fn limits(&self) -> &Limits {
         &self.limits
@@ -204,13 +210,8 @@ impl FrontDoor {
 
     /// Stores the events of `body` and answers when they are stored.
     pub async fn submit(&self, body: Bytes) -> Result<Answer, Refusal> {
-        self.submit_from(Head::default(), body).await
-    }
-
-    /// As [`FrontDoor::submit`], for a request that says who sends it.
-    pub async fn submit_from(&self, head: Head, body: Bytes) -> Result<Answer, Refusal> {
         let hold = self.gate.enter(body.len())?;
-        self.submit_request(Wire::Json, head, body, Encoding::Identity, hold).await
+        self.submit_request(Wire::Json, Head::default(), body, Encoding::Identity, hold).await
     }
 
     /// As [`FrontDoor::submit`], for events that are cut already, each one JSON object, and a request that says who sends it.

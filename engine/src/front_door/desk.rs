@@ -4,7 +4,6 @@
 
 use std::{borrow::Cow, collections::BTreeMap, ops::Range, sync::Arc};
 
-use axum::http::header;
 use bytes::Bytes;
 use keyloom_actors::{
     dead_letter::Reason,
@@ -35,9 +34,6 @@ const WRITTEN_FACTOR_MAX: usize = 4;
 const WRITTEN_BYTES_MIN: usize = 1 << 20;
 /// Bytes of written events for which the gate is asked at once.
 const STEP_BYTES: usize = 64 << 10;
-
-/// What a dead letter holds in place of an event that cannot be read, where the source has pseudonyms.
-const WITHHELD: &[u8] = b"withheld: its source has pseudonyms";
 
 /// What it takes to turn a body into records, shared with blocking threads.
 pub(super) struct Desk {
@@ -83,15 +79,9 @@ impl Desk {
         let (now, protocol) = (self.clock.now(), wire.protocol());
         let outline = protocols::read(&wire, &body, &head, self.events_max)?;
         let admission = {
-            let (basic_user, app_id) = (head.basic_user(), outline.app_id());
-            let claims = Claims {
-                bearer: head.bearer(),
-                write_key: basic_user.as_deref().or(outline.write_key()),
-                app_id: app_id.as_deref(),
-                origin: head.text(header::ORIGIN),
-                certificate_names: &head.certificate_names,
-                address: head.address,
-            };
+            let (said, app_id) = (Claims::from(&head.credentials), outline.app_id());
+            let write_key = said.write_key.or(outline.write_key());
+            let claims = Claims { write_key, app_id: app_id.as_deref(), ..said };
             self.admissions.admit(&claims, outline.events())?
         };
         observe::came_in(protocol, outline.events());
@@ -104,38 +94,43 @@ impl Desk {
                 (body.clone(), Box::new(outline.into_places().into_iter().map(as_sent)))
             }
         };
-        let rewriting = admission.privacy.rewriting(protocol.is_tracker());
+        let (privacy, rewriting) = (&admission.privacy, admission.privacy.rewriting(protocol.is_tracker()));
         let envelope = self.acceptor.keys.note(&RequestHeaders(&head.headers));
         let mut judged = Judged::default();
         for (index, DecodedEvent { place, sent }) in events.enumerate() {
             let mut new_id = || self.ids.next(now);
-            let written = place.as_ref().ok().cloned();
-            let fields = &mut judged.fields;
             // The one place where an event of whatever protocol passes before it becomes a record: what the admission makes
             // private is made so before, and what a schema refuses is refused behind.
-            let mut private = None;
-            let judgement = place.and_then(|place| match rewriting.apply(&text[place.clone()]) {
-                Cow::Borrowed(_) => {
-                    self.acceptor.accept_slice_from(envelope.as_deref(), &text, place, fields, now, &mut new_id)
+            let written = place.map(|place| match rewriting.apply(&text[place.clone()]) {
+                Cow::Borrowed(_) => Ok(place),
+                Cow::Owned(changed) => Err(Bytes::from(changed)),
+            });
+            let fields = &mut judged.fields;
+            let judgement = match &written {
+                Ok(Ok(place)) => {
+                    self.acceptor.accept_slice_from(envelope.as_deref(), &text, place.clone(), fields, now, &mut new_id)
                 }
-                Cow::Owned(event) => {
-                    let (event, own) = (&*private.insert(Bytes::from(event)), &mut Vec::new());
-                    let whole = 0..event.len();
+                Ok(Err(changed)) => {
+                    let (all, own) = (0..changed.len(), &mut Vec::new());
                     let judged =
-                        self.acceptor.accept_slice_from(envelope.as_deref(), event, whole, own, now, &mut new_id);
+                        self.acceptor.accept_slice_from(envelope.as_deref(), changed, all, own, now, &mut new_id);
                     judged.map(|(accepted, _)| (accepted, None))
                 }
-            });
+                Err(rejection) => Err(rejection.clone()),
+            };
             match judgement {
                 Ok((accepted, found)) => judged.accept(accepted, found),
                 Err(rejection) if !protocol.is_tracker() => judged.reject(index, &rejection),
                 Err(rejection) => {
                     let sent = body.get(sent).unwrap_or_default();
-                    let letter = match written.filter(|_| rejection.reason == Reason::NoKey) {
-                        Some(written) => Ok(keyless(private.unwrap_or_else(|| text.slice(written)), sent)),
-                        // What cannot be read cannot be made private either.
-                        None if admission.privacy.hides() => self.dead_letter(protocol, &rejection, WITHHELD, now),
-                        None => self.dead_letter(protocol, &rejection, sent, now),
+                    let written =
+                        written.ok().map(|place| place.map_or_else(|changed| changed, |place| text.slice(place)));
+                    let letter = match written {
+                        Some(written) if rejection.reason == Reason::NoKey => Ok(keyless(written, sent)),
+                        // What the source wants to be a pseudonym must not stand beside it in the clear.
+                        Some(written) if privacy.hides() => self.dead_letter(protocol, &rejection, &written, now),
+                        None if privacy.hides() => self.dead_letter(protocol, &rejection, b"", now),
+                        _ => self.dead_letter(protocol, &rejection, sent, now),
                     };
                     match letter {
                         Ok(letter) => {

@@ -25,7 +25,7 @@ use super::{
     refusal::Refusal,
     tracker_http,
 };
-use crate::access::Client;
+use crate::access::Peer;
 
 /// The address of the front door's own format.
 pub const EVENTS_PATH: &str = "/v1/events";
@@ -71,7 +71,7 @@ pub(super) async fn take(
     let (parts, body) = request.into_parts();
     let encoding = encoding(&parts.headers)?;
     let (body, hold) = receive(door, &parts.headers, body).await?;
-    let mut head = head(parts);
+    let mut head = head(door, parts);
     complete(&mut head);
     // A CloudEvent may be all in its headers; in every other protocol the events are in the body.
     if body.is_empty() && wire != Wire::CloudEvents {
@@ -95,16 +95,10 @@ pub(super) async fn receive(door: &FrontDoor, headers: &HeaderMap, body: Body) -
 }
 
 /// What a request says beside its body, and what its connection says of it.
-pub(super) fn head(parts: Parts) -> Head {
+pub(super) fn head(door: &FrontDoor, parts: Parts) -> Head {
+    let credentials = door.admissions().credentials(&parts.headers, parts.extensions.get::<Peer>());
     let query = parts.uri.query().unwrap_or_default().to_owned();
-    let client = parts.extensions.get::<Client>();
-    Head {
-        headers: parts.headers,
-        query,
-        address: client.map(|client| client.address),
-        certificate_names: client.map(|client| client.certificate_names.to_vec()).unwrap_or_default(),
-        network_userid: None,
-    }
+    Head { headers: parts.headers, query, credentials, ..Head::default() }
 }
 
 fn encoding(headers: &HeaderMap) -> Result<Encoding, Refusal> {

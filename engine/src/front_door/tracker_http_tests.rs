@@ -1,6 +1,6 @@
 //! Tests of the faces of trackers and of CloudEvents, over real connections.
 
-use axum::http::HeaderMap;
+use axum::{Extension, http::HeaderMap};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    access::{Gatekeeper, IpPolicy, Rules, Source, privacy::Pseudonyms},
+    access::{IpPolicy, Peer, Rules, Source, privacy::Pseudonyms},
     front_door::{
         Acceptor, Limits,
         admission::Admissions,
@@ -24,7 +24,6 @@ use crate::{
         protocols::cookie::{CollectorCookie, SameSite},
         test_log::MemoryLog,
     },
-    server::{self, Server},
 };
 
 struct Face {
@@ -32,8 +31,6 @@ struct Face {
     log: Arc<MemoryLog>,
     client: Client<HttpConnector, Full<Bytes>>,
     address: String,
-    /// Serves for as long as it lives.
-    _server: Server,
 }
 
 struct Answered {
@@ -62,14 +59,13 @@ impl Face {
         let keys = KeyPaths::new(["domain_userid", "user_id", "subject"]);
         let acceptor = Acceptor { keys, partitions: 1, event_bytes_max: 60_000 };
         let door = FrontDoor::new(acceptor, Arc::<MemoryLog>::clone(&log), Arc::new(SystemClock), limits);
-        let rules = Arc::new(rules);
-        let door = door.with_cookie(cookie).with_admissions(Admissions::new(Arc::clone(&rules)));
-        let door = Arc::new(door);
-        let routes = Gatekeeper::new(rules).ingest(http::routes(Arc::clone(&door)));
-        let server = Server::new(server::Limits::default(), None);
-        let address = server.listen(([127, 0, 0, 1], 0).into(), routes).await.expect("a free port");
-        let client = Client::builder(TokioExecutor::new()).build_http();
-        Self { door, log, client, address: format!("http://{address}"), _server: server }
+        let door = Arc::new(door.with_cookie(cookie).with_admissions(Admissions::new(Arc::new(rules))));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = format!("http://{}", listener.local_addr().expect("bound"));
+        let peer = Peer { address: ([203, 0, 113, 7], 4711).into(), certificate_names: Arc::from([]) };
+        let routes = http::routes(Arc::clone(&door)).layer(Extension(peer));
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        Self { door, log, client: Client::builder(TokioExecutor::new()).build_http(), address }
     }
 
     async fn usual() -> Self {
@@ -113,7 +109,7 @@ async fn a_snowplow_post_is_stored_and_gets_its_cookie() {
     assert!(cookie.ends_with("; Max-Age=31536000; Path=/; SameSite=None; Secure; HttpOnly"), "{cookie}");
     let events = face.events();
     assert_eq!(events.len(), 2);
-    assert!(events.iter().all(|e| e["network_userid"] == id && e["user_ipaddress"] == "127.0.0.0"), "{events:?}");
+    assert!(events.iter().all(|e| e["network_userid"] == id && e["user_ipaddress"] == "203.0.113.0"), "{events:?}");
     let later = payload(json!([{"e": "pv", "duid": "d", "eid": "e3"}]));
     let again = face.send("POST", SNOWPLOW_PATH, &[("cookie", &format!("a=b; sp={id}"))], later.to_string()).await;
     assert!(again.header("set-cookie").is_some_and(|cookie| cookie.starts_with(&format!("sp={id};"))));
@@ -136,7 +132,7 @@ async fn a_source_keeps_no_names_and_no_addresses_of_any_protocol() {
         pseudonyms: pseudonyms(),
         ..Source::default()
     };
-    let trusted = vec!["127.0.0.0/8".parse().expect("a network")];
+    let trusted = vec!["203.0.113.0/24".parse().expect("a network")];
     let rules = Rules::new(Vec::new(), vec![web], IpPolicy::Truncate, trusted);
     let face = Face::guarded(Limits::default(), None, rules).await;
     let of = |text: &str| json!(pseudonyms().expect("some").of(text));
@@ -199,6 +195,8 @@ async fn a_pixel_is_a_picture_that_nobody_keeps() {
     assert!(answer.header("cache-control").is_some_and(|value| value.contains("no-store")));
     assert!(answer.body.starts_with(b"GIF89a\x01\x00\x01\x00") && answer.body.ends_with(b";"));
     let event = &face.events()[0];
+    let cookie = answer.header("set-cookie").and_then(|cookie| cookie.strip_prefix("sp=")).expect("a cookie");
+    assert!(event["network_userid"].as_str().is_some_and(|id| cookie.starts_with(&format!("{id};"))), "{event}");
     assert_eq!((&event["page_title"], &event["useragent"]), (&json!("a b"), &json!("Mozilla/5.0")));
     let empty = face.send("GET", "/i", &[], "").await;
     assert_eq!((empty.code, empty.json()["hint"].is_string()), (400, true));

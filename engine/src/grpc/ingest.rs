@@ -15,7 +15,7 @@ use super::{
     status::of_events,
 };
 use crate::{
-    access::Client,
+    access::Peer,
     front_door::{FrontDoor, Refusal, batch::REJECTED_LISTED_MAX, observe, protocols::Head},
 };
 
@@ -29,8 +29,7 @@ pub(super) struct IngestCalls {
 /// The events of one request that are JSON.
 #[derive(Default)]
 struct Sent {
-    /// As one array.
-    body: Vec<u8>,
+    events: Vec<Bytes>,
     /// Where each was in the request.
     places: Vec<u32>,
     /// The others.
@@ -42,14 +41,14 @@ impl IngestCalls {
         Self { door, key }
     }
 
-    async fn store(&self, head: Head, request: SendRequest) -> Result<SendResponse, Status> {
+    async fn store(&self, request: SendRequest, head: Head) -> Result<SendResponse, Status> {
         let began = Instant::now();
-        let stored = self.store_all(head, request).await;
+        let stored = self.store_all(request, head).await;
         observe::answered(stored.as_ref().map_or_else(Refusal::code, |_| 200), began.elapsed());
         stored.map_err(|refusal| of_events(&refusal))
     }
 
-    async fn store_all(&self, head: Head, request: SendRequest) -> Result<SendResponse, Refusal> {
+    async fn store_all(&self, request: SendRequest, head: Head) -> Result<SendResponse, Refusal> {
         let events_max = self.door.limits().events_max;
         if request.events.len() > events_max {
             return Err(Refusal::TooMany(events_max));
@@ -58,9 +57,15 @@ impl IngestCalls {
         if sent.places.is_empty() {
             return if sent.rejected.is_empty() { Err(Refusal::Empty) } else { Ok(answer(Default::default(), sent)) };
         }
-        let Sent { body, places, rejected } = sent;
-        let stored = self.door.submit_from(head, Bytes::from(body)).await?;
-        Ok(answer(stored, Sent { body: Vec::new(), places, rejected }))
+        let stored = self.door.submit_events(&sent.events, head).await?;
+        Ok(answer(stored, sent))
+    }
+
+    /// What the call says beside its messages.
+    fn head<T>(&self, request: &Request<T>) -> Head {
+        let headers = request.metadata().clone().into_headers();
+        let credentials = self.door.admissions().credentials(&headers, request.extensions().get::<Peer>());
+        Head { headers, credentials, ..Head::default() }
     }
 
     fn sort(&self, request: &SendRequest) -> Sent {
@@ -68,8 +73,7 @@ impl IngestCalls {
         for (place, event) in request.events.iter().enumerate() {
             match to_json(event, self.key.as_ref()) {
                 Ok(json) => {
-                    sent.body.push(if sent.places.is_empty() { b'[' } else { b',' });
-                    sent.body.extend_from_slice(json.as_bytes());
+                    sent.events.push(Bytes::from(json));
                     sent.places.push(place as u32);
                 }
                 Err(reason) => {
@@ -79,7 +83,6 @@ impl IngestCalls {
                 }
             }
         }
-        sent.body.push(b']');
         sent
     }
 }
@@ -104,34 +107,23 @@ fn answer(stored: crate::front_door::Answer, sent: Sent) -> SendResponse {
     }
 }
 
-/// Who sends: metadata are headers, and the connection says the rest.
-fn head<T>(request: &Request<T>) -> Head {
-    let client = request.extensions().get::<Client>();
-    Head {
-        headers: request.metadata().clone().into_headers(),
-        address: client.map(|client| client.address),
-        certificate_names: client.map(|client| client.certificate_names.to_vec()).unwrap_or_default(),
-        ..Head::default()
-    }
-}
-
 #[tonic::async_trait]
 impl Ingest for IngestCalls {
     async fn send(&self, request: Request<SendRequest>) -> Result<Response<SendResponse>, Status> {
-        let head = head(&request);
-        self.store(head, request.into_inner()).await.map(Response::new)
+        let head = self.head(&request);
+        self.store(request.into_inner(), head).await.map(Response::new)
     }
 
     type StreamStream = Pin<Box<dyn Stream<Item = Result<SendResponse, Status>> + Send>>;
 
     /// One request at a time: that keeps the order of events, and bounds what a connection has in flight.
     async fn stream(&self, request: Request<Streaming<SendRequest>>) -> Result<Response<Self::StreamStream>, Status> {
-        let (calls, head) = (self.clone(), head(&request));
+        let (calls, head) = (self.clone(), self.head(&request));
         let answers = stream::try_unfold(request.into_inner(), move |mut requests| {
             let (calls, head) = (calls.clone(), head.clone());
             async move {
                 let Some(request) = requests.message().await? else { return Ok(None) };
-                calls.store(head, request).await.map(|answer| Some((answer, requests)))
+                calls.store(request, head).await.map(|answer| Some((answer, requests)))
             }
         });
         Ok(Response::new(Box::pin(answers)))

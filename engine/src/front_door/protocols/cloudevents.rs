@@ -269,6 +269,7 @@ mod tests {
         assert_eq!(event["derived_tstamp"], "2026-11-20T11:59:31.000000Z");
         assert_eq!(event["extra"], json!({"comexample": "Euro €", "data": "not the data"}));
         assert_eq!(binary("text/plain", "grüß".as_bytes()).map(|e| e["data"].clone()), Ok(json!("grüß")));
+        assert_eq!(binary("", b"\x01\x02").map(|e| e["data_base64"].clone()), Ok(json!("AQI=")));
         assert_eq!(binary("", b"[1]").map(|e| e["data"].clone()), Ok(json!([1])));
         assert_eq!(
             binary("application/octet-stream", b"\x01\x02").map(|e| e["data_base64"].clone()),

@@ -2,11 +2,12 @@
 //!
 //! Pure. Not here: whether any of it is true, see [`crate::front_door::admission`].
 
-use std::{borrow::Cow, net::IpAddr};
+use std::borrow::Cow;
 
 use axum::http::{HeaderMap, HeaderName, header};
 
 use super::base64_text;
+use crate::access::Credentials;
 
 /// Longest header value that becomes part of an event, in bytes.
 const HEADER_BYTES_MAX: usize = 4 << 10;
@@ -18,10 +19,8 @@ pub struct Head {
     pub headers: HeaderMap,
     /// The part of the address behind `?`, still encoded.
     pub query: String,
-    /// Where the request comes from, behind trusted proxies.
-    pub address: Option<IpAddr>,
-    /// Names in the client's certificate, checked by TLS.
-    pub certificate_names: Vec<String>,
+    /// Who sends it, as far as headers and connection say.
+    pub credentials: Credentials,
     /// The id in the collector's cookie: the one that came, or the one that goes with the answer.
     pub network_userid: Option<String>,
 }
@@ -36,18 +35,6 @@ impl Head {
     pub fn media_type(&self) -> Option<String> {
         let text = self.text(header::CONTENT_TYPE)?;
         Some(text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
-    }
-
-    /// The secret of `Authorization: Bearer`.
-    pub fn bearer(&self) -> Option<&str> {
-        self.authorization("bearer")
-    }
-
-    /// The user name of `Authorization: Basic`: where trackers put their write key.
-    pub fn basic_user(&self) -> Option<String> {
-        let pair = base64_text::decode_text(self.authorization("basic")?)?;
-        let user = pair.split_once(':').map_or(pair.as_str(), |(user, _)| user);
-        (!user.is_empty()).then(|| user.to_owned())
     }
 
     /// Whether a Snowplow tracker asks to be anonymous: no cookie, no address, no network id.
@@ -65,11 +52,6 @@ impl Head {
         });
         Some(unpacked.map_or(Cow::Borrowed(text), Cow::Owned)).filter(|id| !id.is_empty())
     }
-
-    fn authorization(&self, scheme: &str) -> Option<&str> {
-        let (found, rest) = self.text(header::AUTHORIZATION)?.trim().split_once(' ')?;
-        found.eq_ignore_ascii_case(scheme).then_some(rest.trim()).filter(|rest| !rest.is_empty())
-    }
 }
 
 #[cfg(test)]
@@ -80,17 +62,6 @@ mod tests {
         let mut head = Head::default();
         head.headers.insert(name, value.parse().expect("a header"));
         head
-    }
-
-    #[test]
-    fn credentials_are_read_from_their_header() {
-        assert_eq!(head("authorization", "bearer  s3cret").bearer(), Some("s3cret"));
-        assert_eq!(head("authorization", "Basic a2V5Og==").basic_user().as_deref(), Some("key"));
-        assert_eq!(head("authorization", "Basic a2V5OnBhc3M").basic_user().as_deref(), Some("key"));
-        for bad in ["Basic", "Basic ", "Basic *", "Basic Og==", "Digest x", ""] {
-            let head = head("authorization", bad);
-            assert_eq!((head.bearer(), head.basic_user()), (None, None), "{bad}");
-        }
     }
 
     #[test]

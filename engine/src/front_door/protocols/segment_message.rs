@@ -14,6 +14,9 @@ use super::{
 };
 use crate::front_door::Rejection;
 
+/// Digits of epoch milliseconds since 2001.
+const EPOCH_MILLIS_DIGITS_MIN: usize = 13;
+
 /// Writes `message`, whose type the path says or the message itself; `shared` is what its batch says for all.
 pub(super) fn write(
     kind: Option<MessageType>,
@@ -218,7 +221,13 @@ struct Times {
 impl Times {
     /// `originalTimestamp` is the device's; a `timestamp` beside it is right already, and alone it is the device's too.
     fn of(own: &[Member<'_>], shared: &[Member<'_>], received: Timestamp) -> Self {
-        let read = |from: &[Member<'_>], name: &str| Timestamp::parse(&get(from, name)?.text()?);
+        let read = |from: &[Member<'_>], name: &str| {
+            let given = get(from, name)?;
+            let text = given.text()?;
+            // A number is epoch milliseconds, and no date without dashes.
+            let is_time = given.kind() == Kind::String || text.len() >= EPOCH_MILLIS_DIGITS_MIN;
+            Timestamp::parse(&text).filter(|_| is_time)
+        };
         let (original, timestamp) = (read(own, "originalTimestamp"), read(own, "timestamp"));
         let (own_sent, shared_sent) = (read(own, "sentAt"), read(shared, "sentAt"));
         let mut times = Self { sent: own_sent.or(shared_sent), ..Self::default() };

@@ -145,6 +145,8 @@ fn times_are_set_right() {
         at(eleven),
         "set right before"
     );
+    assert_eq!(derived(json!({"timestamp": 1_795_168_800_000_u64})), at(ten));
+    assert_eq!(derived(json!({"timestamp": 20_261_120})), None, "neither a date nor milliseconds");
     let odd = message(MessageType::Page, json!({"timestamp": "soon", "sentAt": eleven}));
     assert_eq!((&odd["extra"], &odd["derived_tstamp"]), (&json!({"timestamp": "soon"}), &json!(NOON_TEXT)));
 }

@@ -135,9 +135,9 @@ fn sources_come_in_by_key_and_page_and_leave_no_names() {
     assert_eq!(allowed.header("access-control-allow-origin"), Some("https://shop.example"));
     assert!(allowed.header("access-control-allow-headers").is_some_and(|names| names.contains("sp-anonymous")));
     assert_eq!(preflight("/v1/events", "https://evil.example").header("access-control-allow-origin"), None);
-    for (path, code) in [("/api/dead-letters/purge", 403), ("/v1/features/u", 401), ("/metrics", 401)] {
+    for path in ["/api/dead-letters/purge", "/v1/features/u", "/metrics"] {
         let answer = preflight(path, "https://shop.example");
-        assert_eq!((answer.status, answer.header("access-control-allow-origin")), (code, None), "{path}");
+        assert_eq!((answer.status, answer.header("access-control-allow-origin")), (405, None), "{path}");
     }
     // A rate of 2 lets 20 in at once, and then says when to come back.
     let many = |count: u32| (0..count).map(event).collect::<Vec<_>>().join("\n");

@@ -16,10 +16,13 @@ use axum::{
     middleware::{self, Next},
     response::Response,
 };
-use base64::{Engine as _, prelude::BASE64_STANDARD};
+use base64::{
+    Engine as _, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use super::{Denied, Role, Rules, observe};
+use super::{Denied, Role, Rules, observe, rules::Sender};
 
 /// How long browsers may remember that a page may send.
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(3600);
@@ -30,6 +33,12 @@ const PAGE_HEADERS: [HeaderName; 4] = [
     HeaderName::from_static("sp-anonymous"),
     HeaderName::from_static("anonymousid"),
 ];
+
+/// Base64 whose padding some trackers leave out.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// The other end of a connection: an extension of every request that came in through the server.
 #[derive(Clone, Debug)]
@@ -85,8 +94,8 @@ fn authorization(value: &str) -> (Option<String>, Option<String>) {
     if !scheme.eq_ignore_ascii_case("basic") {
         return (None, None);
     }
-    let decoded = BASE64_STANDARD.decode(rest).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-    let user = decoded.and_then(|pair| pair.split_once(':').map(|(user, _)| user.to_owned()));
+    let decoded = BASE64.decode(rest).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    let user = decoded.map(|pair| pair.split(':').next().unwrap_or_default().to_owned());
     (None, user.filter(|user| !user.is_empty()))
 }
 
@@ -100,7 +109,7 @@ impl Gatekeeper {
         Self(rules)
     }
 
-    /// Routes that take events, which find a [`Client`] among the extensions of each request. They ask for themselves who may send, see `front_door::admission`, for only they know where
+    /// Routes that take events. They ask for themselves who may send, see `front_door::admission`, for only they know where
     /// a protocol has its key; here browsers learn which pages may send.
     pub fn ingest(&self, routes: Router) -> Router {
         let rules = Arc::clone(&self.0);
@@ -111,7 +120,13 @@ impl Gatekeeper {
             .allow_methods([Method::GET, Method::POST])
             .allow_headers(PAGE_HEADERS)
             .max_age(PREFLIGHT_MAX_AGE);
-        routes.layer(middleware::map_request_with_state(Arc::clone(&self.0), name_client)).layer(cors)
+        routes.layer(cors)
+    }
+
+    /// Calls of gRPC that take events. They ask for themselves how many events may come; who may send none gets no further
+    /// than here, before a message is read.
+    pub fn ingest_calls(&self, routes: Router) -> Router {
+        routes.route_layer(middleware::from_fn_with_state(Arc::clone(&self.0), pass_sender))
     }
 
     /// Routes that answer with features.
@@ -140,25 +155,6 @@ fn admin_role(method: &Method, path: &str) -> Option<Role> {
     }
 }
 
-/// Where a request comes from, behind trusted proxies: an extension of every request to the front door.
-#[derive(Clone, Debug)]
-pub struct Client {
-    /// The client's address.
-    pub address: IpAddr,
-    /// DNS names in its certificate, checked by TLS.
-    pub certificate_names: Arc<[String]>,
-}
-
-async fn name_client(State(rules): State<Arc<Rules>>, mut request: Request) -> Request {
-    if let Some(peer) = request.extensions().get::<Peer>() {
-        let forwarded = forwarded(request.headers());
-        let address = rules.client(peer.address.ip(), forwarded);
-        let client = Client { address, certificate_names: Arc::clone(&peer.certificate_names) };
-        request.extensions_mut().insert(client);
-    }
-    request
-}
-
 /// What proxies say of whom they speak for; what is no text is no address.
 fn forwarded(headers: &HeaderMap) -> impl DoubleEndedIterator<Item = &str> {
     headers.get_all("x-forwarded-for").iter().map(|value| value.to_str().unwrap_or("?"))
@@ -184,6 +180,24 @@ async fn pass(State(guard): State<Guard>, request: Request, next: Next) -> Respo
         Err(denied) => {
             observe::refused(&denied);
             turned_away(&denied, is_grpc(&head.headers))
+        }
+    }
+}
+
+async fn pass_sender(State(rules): State<Arc<Rules>>, request: Request, next: Next) -> Response {
+    let credentials = Credentials::of(request.headers(), request.extensions().get::<Peer>(), &rules);
+    let sender = Sender {
+        token: credentials.bearer.as_deref(),
+        write_key: credentials.basic_user.as_deref(),
+        app_id: None,
+        origin: credentials.origin.as_deref(),
+        certificate_names: credentials.names(),
+    };
+    match rules.admit(&sender, 0) {
+        Ok(_) => next.run(request).await,
+        Err(denied) => {
+            observe::refused(&denied);
+            turned_away(&denied, is_grpc(request.headers()))
         }
     }
 }
@@ -238,4 +252,60 @@ pub fn turned_away(denied: &Denied, grpc: bool) -> Response {
     *response.status_mut() = StatusCode::from_u16(denied.code()).unwrap_or(StatusCode::FORBIDDEN);
     *response.body_mut() = Body::from(body);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Request;
+
+    use super::*;
+
+    fn head(headers: &[(&str, &str)]) -> Parts {
+        let mut request = Request::builder().uri("/api/x");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).expect("a request").into_parts().0
+    }
+
+    #[test]
+    fn authorization_is_a_token_or_a_write_key() {
+        for (value, bearer, user) in [
+            ("Bearer abc", Some("abc"), None),
+            ("bearer  abc ", Some("abc"), None),
+            ("Basic a2V5Og==", None, Some("key")),
+            ("basic a2V5OnBhc3M", None, Some("key")), // without padding
+            ("Basic a2V5", None, Some("key")),        // without a colon
+            ("Basic Og==", None, None),
+            ("Basic *", None, None),
+            ("Digest x", None, None),
+            ("Bearer", None, None),
+        ] {
+            let found = authorization(value);
+            assert_eq!((found.0.as_deref(), found.1.as_deref()), (bearer, user), "{value}");
+        }
+    }
+
+    #[test]
+    fn pages_of_other_sites_are_known_by_what_browsers_say() {
+        let host = ("host", "127.0.0.1:8080");
+        for (headers, is_open, expected) in [
+            (&[host][..], true, false),
+            (&[host, ("origin", "http://127.0.0.1:8080")], true, false),
+            (&[host, ("origin", "http://127.0.0.1:8081")], true, true),
+            (&[host, ("origin", "null")], true, true),
+            (&[host, ("sec-fetch-site", "same-origin")], true, false),
+            (&[host, ("sec-fetch-site", "none")], true, false),
+            (&[host, ("sec-fetch-site", "same-site")], true, true),
+            (&[("host", "localhost:8080")], true, false),
+            (&[("host", "[::1]:8080")], true, false),
+            // A name of their own that leads to our address: of our site, but not to be trusted without a token.
+            (&[("host", "evil.example:8080"), ("origin", "http://evil.example:8080")], true, true),
+            (&[("host", "keyloom.example"), ("origin", "https://keyloom.example")], false, false),
+            (&[("origin", "https://keyloom.example")], false, true),
+            (&[], true, false),
+        ] {
+            assert_eq!(is_cross_site(&head(headers), is_open), expected, "{headers:?} {is_open}");
+        }
+    }
 }

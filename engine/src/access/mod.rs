@@ -16,7 +16,7 @@ pub mod token;
 
 pub use address::IpPolicy;
 pub use denied::Denied;
-pub use http::{Client, Credentials, Gatekeeper, Peer};
+pub use http::{Credentials, Gatekeeper, Peer};
 pub use privacy::Privacy;
 pub use role::{Role, Roles};
 pub use rules::{Entry, Rules, Source};

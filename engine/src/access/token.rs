@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
 
 /// What tokens begin with, so that people and scanners for secrets know them.
-pub const PREFIX: &str = "keyloom_";
+pub const PREFIX: &str = "keyloom-";
 /// Random bytes in a token.
 const TOKEN_BYTES: usize = 32;
 /// Longest text that is hashed as a token; ours have 72 bytes.

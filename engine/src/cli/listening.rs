@@ -16,6 +16,8 @@ use crate::{
 pub struct Faces {
     /// The front door.
     pub ingest: Router,
+    /// The front door's calls of gRPC, on the same address.
+    pub ingest_calls: Router,
     /// The feature API.
     pub features: Router,
     /// Health, metrics and `/api`.
@@ -29,6 +31,7 @@ impl Faces {
     pub fn guarded(self, keeper: &Gatekeeper) -> Self {
         Self {
             ingest: keeper.ingest(self.ingest),
+            ingest_calls: keeper.ingest_calls(self.ingest_calls),
             features: keeper.features(self.features),
             admin: keeper.admin(self.admin),
             everywhere: self.everywhere,
@@ -68,9 +71,9 @@ impl Listening {
             tls.transpose()?,
         );
         let mut groups: Vec<(SocketAddr, Router, Vec<&str>)> = Vec::new();
-        let Faces { ingest, features, admin, everywhere } = faces;
+        let Faces { ingest, ingest_calls, features, admin, everywhere } = faces;
         let wanted = [
-            (http.listen.ingest, ingest, "ingest"),
+            (http.listen.ingest, ingest.merge(ingest_calls), "ingest"),
             (http.listen.features, features, "features"),
             (http.listen.admin, admin, "admin"),
         ];

@@ -23,7 +23,7 @@ use crate::{
     front_door::{
         self, Acceptor, FrontDoor, Limits,
         admission::Admissions,
-        protocols::cookie::{CollectorCookie, SameSite},
+        protocols::cookie::{self, CollectorCookie},
     },
     grpc::{self, KeyMember},
     homes::{self, OWNER_FILE},
@@ -71,7 +71,8 @@ pub async fn run(topology: Topology, engine: &Engine) -> anyhow::Result<()> {
     let reader = Arc::new(feature_reader(&running));
     let (health, grpc_health) = grpc::health_routes().await;
     let faces = Faces {
-        ingest: front_door::http::routes(Arc::clone(&door)).merge(grpc::ingest_routes(door, key_member(&topology))),
+        ingest: front_door::http::routes(Arc::clone(&door)),
+        ingest_calls: grpc::ingest_routes(door, key_member(&topology)),
         features: faces::features::routes(Arc::clone(&reader))
             .merge(faces::feast::routes(Arc::clone(&reader)))
             .merge(grpc::features_routes(reader)),
@@ -196,16 +197,19 @@ fn front_door(topology: &Topology, running: &Running, rules: &Arc<Rules>) -> Fro
     .with_cookie(collector_cookie(&topology.ingest.cookie))
 }
 
-fn collector_cookie(wanted: &topology::Cookie) -> Option<CollectorCookie> {
-    let topology::Cookie { enabled, name, max_age, secure, same_site, domain } = wanted.clone();
-    let same_site = match same_site {
-        topology::SameSite::None => SameSite::None,
-        topology::SameSite::Lax => SameSite::Lax,
-        topology::SameSite::Strict => SameSite::Strict,
-    };
-    let cookie =
-        CollectorCookie { name, expires_after: max_age, domain, same_site, secure, ..CollectorCookie::default() };
-    enabled.then_some(cookie)
+fn collector_cookie(settings: &topology::Cookie) -> Option<CollectorCookie> {
+    settings.enabled.then(|| CollectorCookie {
+        name: settings.name.clone(),
+        expires_after: settings.max_age,
+        domain: settings.domain.clone(),
+        same_site: match settings.same_site {
+            topology::SameSite::None => cookie::SameSite::None,
+            topology::SameSite::Lax => cookie::SameSite::Lax,
+            topology::SameSite::Strict => cookie::SameSite::Strict,
+        },
+        secure: settings.secure,
+        ..CollectorCookie::default()
+    })
 }
 
 async fn wait_until_running(running: &mut Running) -> anyhow::Result<()> {

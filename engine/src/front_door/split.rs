@@ -3,8 +3,12 @@
 //! Pure. The content decides, not the content type, because browsers send JSON as `text/plain`. Builds no values; whether
 //! each piece is an event is for [`super::accept`] to say.
 
-use std::{io::BufRead, ops::Range};
+use std::{fmt, io::BufRead, ops::Range};
 
+use serde::{
+    Deserializer as _,
+    de::{SeqAccess, Visitor},
+};
 use serde_json::value::RawValue;
 
 /// The mark that some editors and exports put at the start of UTF-8 text.
@@ -20,15 +24,16 @@ pub struct BrokenArray {
     pub problem: String,
 }
 
-/// The byte ranges of the events in `body`, in order; none in a blank body. Blank lines are not events and not counted.
-pub fn split(body: &[u8]) -> Result<Vec<Range<usize>>, BrokenArray> {
+/// The byte ranges of the events in `body`, in order; none in a blank body. Blank lines are not events and not counted. Of
+/// more than `most` events one more is answered and the others are not: a list of tiny ones would be ten times their size.
+pub fn split(body: &[u8], most: usize) -> Result<Vec<Range<usize>>, BrokenArray> {
     let start = if body.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
     let text = trimmed(body, start..body.len());
     match body[text.clone()].first() {
         None => Ok(Vec::new()),
-        Some(b'[') => elements(body, text),
+        Some(b'[') => elements(body, text, most),
         Some(b'{') if is_one_object(&body[text.clone()]) => Ok(vec![text]),
-        Some(_) => Ok(lines(body, text)),
+        Some(_) => Ok(lines(body, text, most)),
     }
 }
 
@@ -44,10 +49,10 @@ fn is_one_object(text: &[u8]) -> bool {
     line_length(text) == text.len() || serde_json::from_slice::<&RawValue>(text).is_ok()
 }
 
-fn lines(body: &[u8], text: Range<usize>) -> Vec<Range<usize>> {
+fn lines(body: &[u8], text: Range<usize>, most: usize) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let mut at = text.start;
-    while at < text.end {
+    while at < text.end && found.len() <= most {
         let end = at + line_length(&body[at..text.end]);
         let line = trimmed(body, at..end);
         if !line.is_empty() {
@@ -58,18 +63,40 @@ fn lines(body: &[u8], text: Range<usize>) -> Vec<Range<usize>> {
     found
 }
 
-fn elements(body: &[u8], text: Range<usize>) -> Result<Vec<Range<usize>>, BrokenArray> {
+fn elements(body: &[u8], text: Range<usize>, most: usize) -> Result<Vec<Range<usize>>, BrokenArray> {
     let array = &body[text.clone()];
-    let base = array.as_ptr() as usize;
-    let elements = serde_json::from_slice::<Vec<&RawValue>>(array).map_err(|error| {
+    let mut parser = serde_json::Deserializer::from_slice(array);
+    let read = parser.deserialize_seq(Elements { most, base: array.as_ptr() as usize, start: text.start });
+    read.and_then(|found| parser.end().map(|()| found)).map_err(|error| {
         let offset = text.start + offset_of(array, error.line(), error.column());
         BrokenArray { offset, problem: error.to_string() }
-    })?;
-    let range = |element: &RawValue| {
-        let start = text.start + (element.get().as_ptr() as usize - base);
-        start..start + element.get().len()
-    };
-    Ok(elements.into_iter().map(range).collect())
+    })
+}
+
+/// Collects where the elements of an array are: those that begin `start` bytes and more into the body, in memory from `base` on.
+struct Elements {
+    most: usize,
+    base: usize,
+    start: usize,
+}
+
+impl<'de> Visitor<'de> for Elements {
+    type Value = Vec<Range<usize>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a sequence")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Self::Value, A::Error> {
+        let mut found = Vec::new();
+        while let Some(element) = elements.next_element::<&RawValue>()? {
+            if found.len() <= self.most {
+                let start = self.start + (element.get().as_ptr() as usize - self.base);
+                found.push(start..start + element.get().len());
+            }
+        }
+        Ok(found)
+    }
 }
 
 /// The byte that a parser calls line `line`, column `column`, both counted from 1.
@@ -95,7 +122,16 @@ mod tests {
     use crate::front_door::accept::Acceptor;
 
     fn pieces(body: &str) -> Result<Vec<&str>, BrokenArray> {
-        Ok(split(body.as_bytes())?.into_iter().map(|r| &body[r]).collect())
+        Ok(split(body.as_bytes(), usize::MAX)?.into_iter().map(|r| &body[r]).collect())
+    }
+
+    #[test]
+    fn of_too_many_one_more_is_answered() {
+        for body in ["[1,2,3,4,5]", "1\n2\n3\n4\n5"] {
+            let counts = [2, 4, 5, 6].map(|most| split(body.as_bytes(), most).map(|found| found.len()));
+            assert_eq!(counts, [Ok(3), Ok(5), Ok(5), Ok(5)], "{body}");
+        }
+        assert!(split(b"[1,2,3,", 1).is_err(), "also what is not answered must be an array");
     }
 
     #[test]
@@ -136,7 +172,7 @@ mod tests {
             assert!(error.offset.abs_diff(offset) <= 1, "{body}: {error}");
             assert!(!error.problem.is_empty() && error.problem.lines().count() == 1);
         }
-        assert!(split(b"[\"\xff\"]").is_err(), "not UTF-8");
+        assert!(split(b"[\"\xff\"]", usize::MAX).is_err(), "not UTF-8");
     }
 
     type Outcome = Result<(u32, Bytes, Option<u128>, Bytes), String>;
@@ -149,7 +185,7 @@ mod tests {
             count += 1;
             format!("id-{count}")
         };
-        let ranges = split(&body).expect("a sound body");
+        let ranges = split(&body, usize::MAX).expect("a sound body");
         let mut scratch = Vec::new();
         ranges
             .into_iter()
@@ -166,14 +202,14 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_cut_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            for range in split(&bytes).unwrap_or_default() {
+            for range in split(&bytes, usize::MAX).unwrap_or_default() {
                 prop_assert!(!bytes[range].is_empty());
             }
         }
 
         #[test]
         fn bytes_that_look_like_json_are_cut_without_panic(text in "[\\[\\]{},:\"a1 \n\\\\]{0,40}") {
-            for range in split(text.as_bytes()).unwrap_or_default() {
+            for range in split(text.as_bytes(), usize::MAX).unwrap_or_default() {
                 prop_assert!(!text[range].is_empty());
             }
         }

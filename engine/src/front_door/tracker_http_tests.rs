@@ -15,9 +15,10 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    access::Peer,
+    access::{IpPolicy, Peer, Rules, Source, privacy::Pseudonyms},
     front_door::{
         Acceptor, Limits,
+        admission::Admissions,
         decode::encode,
         http,
         protocols::cookie::{CollectorCookie, SameSite},
@@ -50,11 +51,15 @@ impl Answered {
 
 impl Face {
     async fn open(limits: Limits, cookie: Option<CollectorCookie>) -> Self {
+        Self::guarded(limits, cookie, Rules::default()).await
+    }
+
+    async fn guarded(limits: Limits, cookie: Option<CollectorCookie>, rules: Rules) -> Self {
         let log = Arc::new(MemoryLog::default());
         let keys = KeyPaths::new(["domain_userid", "user_id", "subject"]);
         let acceptor = Acceptor { keys, partitions: 1, event_bytes_max: 60_000 };
         let door = FrontDoor::new(acceptor, Arc::<MemoryLog>::clone(&log), Arc::new(SystemClock), limits);
-        let door = Arc::new(door.with_cookie(cookie));
+        let door = Arc::new(door.with_cookie(cookie).with_admissions(Admissions::new(Arc::new(rules))));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = format!("http://{}", listener.local_addr().expect("bound"));
         let peer = Peer { address: ([203, 0, 113, 7], 4711).into(), certificate_names: Arc::from([]) };
@@ -115,6 +120,58 @@ async fn a_snowplow_post_is_stored_and_gets_its_cookie() {
     assert_eq!((anonymous.code, anonymous.header("set-cookie")), (200, None));
     let event = &face.events()[3];
     assert!(event.get("network_userid").is_none() && event.get("user_ipaddress").is_none(), "{event}");
+}
+
+#[tokio::test]
+async fn a_source_keeps_no_names_and_no_addresses_of_any_protocol() {
+    let key = b"0123456789abcdef";
+    let pseudonyms = || Some(Arc::new(Pseudonyms::new(["domain_userid", "user_id", "traits.email"], key)));
+    let web = Source {
+        write_keys: vec!["wk".into()],
+        app_ids: vec!["shop".into()],
+        pseudonyms: pseudonyms(),
+        ..Source::default()
+    };
+    let trusted = vec!["203.0.113.0/24".parse().expect("a network")];
+    let rules = Rules::new(Vec::new(), vec![web], IpPolicy::Truncate, trusted);
+    let face = Face::guarded(Limits::default(), None, rules).await;
+    let of = |text: &str| json!(pseudonyms().expect("some").of(text));
+    let forwarded = ("x-forwarded-for", "6.6.6.6, 198.51.100.77");
+    let snowplow = payload(
+        json!([{"e": "pv", "duid": "alice", "aid": "shop"}, {"e": "pv", "duid": "bob", "aid": "shop", "ip": "203.0.113.7"}]),
+    );
+    let stored = face.send("POST", SNOWPLOW_PATH, &[forwarded], snowplow.to_string()).await;
+    assert_eq!(stored.code, 200, "{}", String::from_utf8_lossy(&stored.body));
+    let basic = ("authorization", "Basic d2s6"); // wk:
+    let segment = json!({"type": "identify", "userId": "carol", "traits": {"email": "c@x", "plan": "a"}, "context": {"ip": "203.0.113.7"}});
+    assert_eq!(face.send("POST", "/v1/identify", &[basic, forwarded], segment.to_string()).await.code, 200);
+    // What nobody can read, and what has no key.
+    assert_eq!(
+        face.send("POST", "/v1/identify", &[basic], "{\"type\":\"nonsense\",\"userId\":\"dave\"}").await.code,
+        200
+    );
+    let own = json!({"domain_userid": "erin", "user_ipaddress": "203.0.113.7"}).to_string();
+    assert_eq!(face.send("POST", http::EVENTS_PATH, &[basic], own).await.code, 200);
+    let events = face.events();
+    let text = Value::from(events.clone()).to_string();
+    for name in ["alice", "bob", "carol", "dave", "erin", "c@x", "198.51.100.77"] {
+        assert!(!text.contains(name), "{name} is in {text}");
+    }
+    let shown = |at: usize, field: &str| events[at][field].clone();
+    assert_eq!((shown(0, "domain_userid"), shown(0, "user_ipaddress")), (of("alice"), json!("198.51.100.0")));
+    assert_eq!((shown(1, "domain_userid"), shown(1, "user_ipaddress")), (of("bob"), json!("203.0.113.0")));
+    assert_eq!(
+        (shown(2, "user_id"), events[2]["traits"].clone()),
+        (of("carol"), json!({"email": of("c@x"), "plan": "a"}))
+    );
+    assert_eq!((shown(4, "domain_userid"), shown(4, "user_ipaddress")), (of("erin"), json!("203.0.113.7")));
+    // Who has no such key is not let in, by none of the protocols.
+    let nobody = payload(json!([{"e": "pv", "duid": "d", "aid": "other"}]));
+    assert_eq!(face.post(SNOWPLOW_PATH, &nobody).await.code, 401);
+    assert_eq!(face.send("GET", "/i?e=pv&duid=d", &[], "").await.code, 401);
+    assert_eq!(face.post("/v1/track", &json!({"event": "x", "userId": "u"})).await.code, 401);
+    assert_eq!(face.post(CLOUDEVENTS_PATH, &json!({})).await.code / 100, 4);
+    assert_eq!(face.events().len(), 5);
 }
 
 #[tokio::test]

@@ -118,7 +118,9 @@ pub enum Outline<'a> {
 /// Finds the events of a request, at most `events_max`. Refuses what is not the protocol.
 pub fn read<'a>(wire: &Wire, body: &'a [u8], head: &'a Head, events_max: usize) -> Result<Outline<'a>, Refusal> {
     let outline = match wire {
-        Wire::Json => Outline::AsSent(split(body).map_err(|broken| Refusal::Malformed(broken.to_string()))?),
+        Wire::Json => {
+            Outline::AsSent(split(body, events_max).map_err(|broken| Refusal::Malformed(broken.to_string()))?)
+        }
         Wire::Cut(places) => Outline::AsSent(places.clone()),
         Wire::SnowplowBody => Outline::Snowplow(snowplow::read_body(body, head, events_max)?),
         Wire::SnowplowQuery => Outline::Snowplow(snowplow::read_query(body)?),

@@ -66,6 +66,8 @@ pub struct Target {
     pub peak_base: u64,
     /// ... and so many more for each byte of input.
     pub peak_factor: u64,
+    /// Longest time for one input, in seconds: of an unoptimised program on a busy machine.
+    pub seconds_max: u64,
     /// Makes one.
     pub input: fn(&World, &mut Random) -> Vec<u8>,
     /// Reads it, and says whether it was sound. Panics where something does not hold.
@@ -96,7 +98,7 @@ pub fn targets() -> &'static [Target] {
         input: fn(&World, &mut Random) -> Vec<u8>,
         run: fn(&World, &[u8], &mut Random) -> bool,
     ) -> Target {
-        Target { name, weight, peak_base: peak.0, peak_factor: peak.1, input, run }
+        Target { name, weight, peak_base: peak.0, peak_factor: peak.1, seconds_max: 5, input, run }
     }
     const ALL: &[Target] = &[
         // The limit and one step beyond, and a vector that doubled just before.
@@ -116,7 +118,11 @@ pub fn targets() -> &'static [Target] {
         target("log blocks", 30, (256 * KIB, 255 * 9), a_block, log_block),
         target("requests", 30, (256 * KIB, 64), |_, random| inputs::text(random, REQUESTS), requests),
         target("expressions", 3, (64 * MIB, 2_000), |_, random| inputs::text(random, EXPRESSIONS), expressions),
-        target("topologies", 3, (64 * MIB, 2_000), |_, random| inputs::text(random, TOPOLOGIES), topologies),
+        // Its own parser of what is broken is quadratic in brackets that stay open: 18,000 of them, all that fit, take 3 s.
+        Target {
+            seconds_max: 30,
+            ..target("topologies", 3, (64 * MIB, 2_000), |_, random| inputs::text(random, TOPOLOGIES), topologies)
+        },
     ];
     ALL
 }
@@ -272,7 +278,8 @@ fn accept(world: &World, input: &[u8], random: &mut Random) -> bool {
     let (mut found, mut ids, mut sound) = (Vec::new(), 0, false);
     let head = random.pick(&world.heads);
     let envelope = world.acceptor.keys.note(head);
-    for place in split(input).unwrap_or_else(|_| vec![0..input.len()]).into_iter().take(20) {
+    let Ok(events) = split(input) else { return false };
+    for place in events.into_iter().take(20) {
         let mut new_id = || {
             ids += 1;
             format!("new-{ids}")

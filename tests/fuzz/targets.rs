@@ -264,7 +264,7 @@ fn unpack(_: &World, input: &[u8], random: &mut Random) -> bool {
 }
 
 fn split_body(_: &World, input: &[u8], _: &mut Random) -> bool {
-    let Ok(events) = split(input) else { return false };
+    let Ok(events) = split(input, 10_000) else { return false };
     let mut end = 0;
     for event in events {
         assert!(end <= event.start && event.start < event.end && event.end <= input.len(), "{event:?} behind {end}");
@@ -278,7 +278,7 @@ fn accept(world: &World, input: &[u8], random: &mut Random) -> bool {
     let (mut found, mut ids, mut sound) = (Vec::new(), 0, false);
     let head = random.pick(&world.heads);
     let envelope = world.acceptor.keys.note(head);
-    let Ok(events) = split(input) else { return false };
+    let Ok(events) = split(input, 10_000) else { return false };
     for place in events.into_iter().take(20) {
         let mut new_id = || {
             ids += 1;

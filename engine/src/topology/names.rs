@@ -429,7 +429,7 @@ mod tests {
         assert!(domain("a.example").is_ok() && domain("*.example").is_err() && domain("a..b").is_err());
         assert!(cookie_name("sp").is_ok() && cookie_name("s p").is_err() && cookie_name("").is_err());
         assert!(public_key("wk 1").is_ok() && public_key(" wk").is_err() && public_key("").is_err());
-        let secret = token_hash("keyloom_hunter2").expect_err("a token, not its hash");
+        let secret = token_hash("keyloom-hunter2").expect_err("a token, not its hash");
         assert!(!format!("{secret:?}").contains("hunter2"));
     }
 

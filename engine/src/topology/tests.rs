@@ -313,7 +313,7 @@ const CASES: &[(&str, &str, &str, &str)] = &[
         "ingest, features, metrics, admin-read",
     ),
     (
-        "[access.a];token_sha256 = \"keyloom_hunter2\";roles = [\"ingest\"]",
+        "[access.a];token_sha256 = \"keyloom-hunter2\";roles = [\"ingest\"]",
         "3:16",
         "[access.a] token_sha256: is not a SHA-256",
         "the token itself does not belong here",

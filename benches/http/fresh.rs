@@ -42,10 +42,10 @@ pub fn measure(runtime: &Runtime) -> anyhow::Result<()> {
         for _ in 0..BATCH {
             number += 1;
             let user = random.below(USERS);
-            let event = write!(
+            let event = writeln!(
                 body,
                 "{{\"domain_userid\":\"user-{user}\",\"event_id\":\"{number}\",\"event\":\"page_view\",\"page_url\":\"https://shop.example/{number}\",\
-                 \"app_id\":\"shop\",\"platform\":\"web\"}}\n"
+                 \"app_id\":\"shop\",\"platform\":\"web\"}}"
             );
             event.expect("a String takes everything");
         }

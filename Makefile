@@ -5,7 +5,7 @@ CARGO ?= cargo
 # The profile's folder; scripts find the binary there.
 TARGET := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: demo test faults bench bench-http bench-features bench-reliability check tools
+.PHONY: demo test faults fuzz bench bench-http bench-features bench-reliability check tools
 
 demo: ## the whole engine on this machine, with live traffic; Ctrl-C ends it, DEMO_SECONDS=20 ends it by itself
 	$(CARGO) build --locked --release --package keyloom-engine --bin keyloom
@@ -16,6 +16,9 @@ test: tools check ## everything, against real servers
 
 faults: tools ## the engine killed and cut off hundreds of times, then audited; KEYLOOM_FAULT_KILLS, KEYLOOM_FAULT_SEED
 	scripts/faults.sh
+
+fuzz: ## ten million hostile inputs for every decoder; KEYLOOM_FUZZ_INPUTS, KEYLOOM_FUZZ_SEED
+	scripts/fuzz.sh
 
 bench: tools ## the whole job against its limits, and what the HTTP faces can do
 	$(CARGO) build --locked --release --package keyloom-engine --bin keyloom

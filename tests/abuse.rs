@@ -230,7 +230,7 @@ fn clients_that_never_read_are_cut_off() {
     let deaf: Vec<TcpStream> = (0..DEAF).map(|_| connect(scene.engine.port)).collect();
     for mut stream in &deaf {
         stream.set_nonblocking(true).expect("possible");
-        stream.write(questions.as_bytes()).ok(); // as much as fits
+        stream.write_all(questions.as_bytes()).ok(); // as much as fits
     }
     wait_for("the deaf ones to be cut off", OVER_MAX, || {
         let cut = scene.cut("unread");

@@ -23,6 +23,8 @@ macro_rules! contract {
     };
 }
 
+#[path = "contract/backend.rs"]
+mod backend;
 #[path = "contract/lake.rs"]
 mod lake;
 #[path = "contract/log.rs"]

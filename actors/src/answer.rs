@@ -90,6 +90,32 @@ pub fn read(stored: &[u8], set: &FeatureSet, at: Timestamp) -> Option<Bytes> {
     Some(out.into())
 }
 
+/// What a stored answer says of itself, for those who pass it on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Published {
+    /// The partition that its key belongs to.
+    pub partition: u32,
+    /// Event time of the newest event in it.
+    pub event_time: Timestamp,
+    /// The last sequence in it.
+    pub seq: u64,
+    /// The answer without what only the engine can use: the values are those of its event time.
+    pub text: Bytes,
+}
+
+/// Looks into a stored answer; `None` when it is none.
+pub fn published(answer: &Bytes) -> Option<Published> {
+    let stored = Stored::parse(answer)?;
+    let partition = stored.before.strip_suffix(FEATURES)?;
+    let digits = partition.iter().rposition(|b| !b.is_ascii_digit()).map_or(0, |at| at + 1);
+    let partition = std::str::from_utf8(&partition[digits..]).ok()?.parse().ok()?;
+    let text = match stored.state {
+        Some(_) => [stored.before, stored.lasting, stored.changing, stored.behind, b"}"].concat().into(),
+        None => answer.clone(),
+    };
+    Some(Published { partition, event_time: stored.event_time, seq: stored.seq, text })
+}
+
 /// The features that somebody asks for, by name.
 #[derive(Debug, Default)]
 pub struct Chosen {
@@ -379,6 +405,22 @@ mod tests {
             );
             assert_eq!((&answer["key"], &answer["seq"]), (&"u \"1\"".into(), &7.into()));
             assert!(answer["decaying"].is_null() && answer["as_of"].is_string());
+        }
+    }
+
+    #[test]
+    fn a_stored_answer_says_where_it_belongs_and_how_far_it_came() {
+        let set = set();
+        for declared in [Some((&set, &state(&set))), None] {
+            let answer = stored(declared, |features| features.set("seq", &99));
+            let found = super::published(&answer).expect("an answer");
+            assert_eq!((found.partition, found.event_time, found.seq), (3, AT, 7));
+            let mut expected = json(&answer);
+            expected.as_object_mut().expect("an object").remove("decaying");
+            assert_eq!(json(&found.text), expected);
+        }
+        for other in ["", "{}", "null", "{\"seq\":1}", "[1]"] {
+            assert_eq!(super::published(&Bytes::from(other)), None, "{other}");
         }
     }
 

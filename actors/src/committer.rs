@@ -19,6 +19,7 @@ use crate::{
     failure::ActorFailure,
     fault_point,
     feature_cache::FeatureCache,
+    forwarder::Forwarder,
     key::Key,
     observe,
     outbox::{BlockWriter, ClosedBlock},
@@ -65,6 +66,8 @@ pub struct CommitterArguments {
     pub credit: Credit,
     /// Answers of resident keys.
     pub cache: Arc<FeatureCache>,
+    /// Who puts answers into the feature backend, if there is one.
+    pub forwarder: Option<Arc<Forwarder>>,
     /// The partition's numbers.
     pub status: Arc<Status>,
     /// For freshness.
@@ -223,6 +226,7 @@ impl CommitterState {
     /// Does the next piece of work; true when there may be more right away.
     async fn step(&mut self) -> Result<bool, ActorFailure> {
         self.write_notes().await?;
+        self.write_progress().await?;
         if let Some((entries, reply)) = self.writes.pop_front() {
             let committed = self.commit(entries, true).await;
             // A batcher that is gone does not care.
@@ -267,6 +271,18 @@ impl CommitterState {
             let entry = (RecordKey::Care(self.args.claim.partition), Some(care.encode()));
             self.commit(vec![entry], false).await?;
             self.notes.written();
+        }
+        Ok(())
+    }
+
+    /// How much the feature backend has. If a crash of the machine takes that back, all answers are put again; that they
+    /// have to be must not be forgotten.
+    async fn write_progress(&mut self) -> Result<(), ActorFailure> {
+        let Some(forwarder) = self.args.forwarder.clone() else { return Ok(()) };
+        if let Some(progress) = forwarder.due() {
+            let entry = (RecordKey::Backend(self.args.claim.partition), Some(progress.encode()));
+            self.commit(vec![entry], progress.complete.is_none()).await?;
+            forwarder.noted(progress);
         }
         Ok(())
     }
@@ -446,6 +462,9 @@ impl CommitterState {
         self.commit_with_answers(entries, answers, true).await?;
         fault_point::reached(fault_point::RECORD_COMMITTED);
         self.args.checkpoint = next;
+        if let Some(forwarder) = &self.args.forwarder {
+            forwarder.checkpointed(self.args.checkpoint.n, self.args.checkpoint.cut);
+        }
         for shard in &self.shards {
             shard.cast(ShardMsg::Acknowledged).map_err(|_| ActorFailure::Again("a shard is gone".to_owned()))?;
         }
@@ -552,6 +571,9 @@ impl CommitterState {
         observe::published(answers.len() as u64);
         for answer in &answers {
             observe::freshness(now.seconds_since(answer.since));
+        }
+        if let Some(forwarder) = &self.args.forwarder {
+            forwarder.published(answers.iter().map(|a| (&a.key, a.seq, &a.json)));
         }
         let readers = &self.args.status.readers;
         let shown: Vec<(Key, u64)> =

@@ -229,6 +229,7 @@ fn decode_one(record: LogRecord, keys: &KeyPaths, fields: &mut Vec<Field>, clamp
         let said = fields::member(&text, "error").and_then(|error| serde_json::from_str(error).ok());
         refused = Some((reason, said.unwrap_or_else(|| "refused by the sender".to_owned())));
     }
+    let is_foreign = key.as_ref().is_none_or(|key| key.is_empty());
     let mut key = key.map_or_else(
         || Ok(ByteString::new()),
         |given| ByteString::try_from(given).map_err(|_| key::KeyError::NotUtf8.to_string()),
@@ -244,6 +245,13 @@ fn decode_one(record: LogRecord, keys: &KeyPaths, fields: &mut Vec<Field>, clamp
         refused.get_or_insert((Reason::NoKey, problem));
         ByteString::new()
     });
+    // Whoever says the key has stood at the door, and judged the event there.
+    if is_foreign
+        && refused.is_none()
+        && let Err(problem) = keys.check(scanned, &known, &text)
+    {
+        refused = Some((Reason::Schema, problem));
+    }
     let instant = |id| value(id).and_then(|v| timestamp(&v));
     let own = known.place(FieldId::Tick).map(|_| Own::Tick).or(known.place(FieldId::Answer).map(|_| Own::Answer));
     let collected = instant(FieldId::CollectorTstamp).unwrap_or(stored);
@@ -283,6 +291,11 @@ pub fn timestamp(value: &Value<'_>) -> Option<Timestamp> {
 }
 
 impl<'a> EventRef<'a> {
+    /// Whether it fits the gate of `keys`; the error says what does not.
+    pub fn check(&self, keys: &KeyPaths) -> Result<(), String> {
+        keys.check(self.fields, &self.event.known, &self.event.text)
+    }
+
     /// The event.
     pub fn event(&self) -> &'a Event {
         self.event
@@ -375,6 +388,32 @@ mod tests {
         assert_eq!((reason, text.as_str()), (Reason::NoKey, "domain_userid is not a string"));
         let (reason, text) = refused(r#"{"keyloom.rejected":"too_large","error":"10 MB"}"#).expect("refused by a tool");
         assert_eq!((reason, text.as_str()), (Reason::TooLarge, "10 MB"));
+    }
+
+    #[test]
+    fn what_does_not_fit_the_gate_keeps_its_key_and_only_strangers_are_stopped_there() {
+        #[derive(Debug)]
+        struct NoOrders;
+        impl crate::key_paths::Gate for NoOrders {
+            fn check(&self, event: &str, json: &str) -> Result<(), String> {
+                if event == "order" { Err(format!("{} bytes", json.len())) } else { Ok(()) }
+            }
+        }
+        let keys = KeyPaths::new(["k"]).with_gate(Some(Arc::new(NoOrders)));
+        let refused = |payload: &str, key: Option<&str>| {
+            let (seq, stored, scanned, envelope) = (7, Timestamp(1_795_176_000_000_000), None, None);
+            let (key, payload) = (key.map(|key| key.to_owned().into()), payload.to_owned().into());
+            let records = vec![LogRecord { seq, stored, key, payload, scanned, envelope }];
+            let batch = EventBatch::decode(0, records, &keys, None);
+            let event = &batch.events[0];
+            (event.key.to_string(), event.refused.as_deref().map(|r| (r.reason, r.text.clone())), event.enters_tables())
+        };
+        let schema = Some((Reason::Schema, "25 bytes".to_owned()));
+        assert_eq!(refused(r#"{"k":"u","event":"order"}"#, None), ("u".to_owned(), schema, true));
+        assert_eq!(refused(r#"{"k":"u","event":"order"}"#, Some("u")), ("u".to_owned(), None, true));
+        assert_eq!(refused(r#"{"k":"u","event":"view"}"#, None).1, None);
+        assert_eq!(refused(r#"{"k":"u","event":null}"#, None).1, None);
+        assert_eq!(refused(r#"{"event":"order"}"#, None).1.map(|r| r.0), Some(Reason::NoKey));
     }
 
     #[test]

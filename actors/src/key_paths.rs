@@ -29,13 +29,20 @@ pub trait Envelope {
     fn subject(&self) -> Option<&str>;
 }
 
-/// How the key of an event is found when the log does not say it: paths, tried in order, and what counts where none leads
-/// to a key. Cheap to clone.
+/// What events of some names must fit.
+pub trait Gate: fmt::Debug + Send + Sync {
+    /// Whether an event of this name fits; the error says what does not, in a bounded text. Never panics.
+    fn check(&self, event: &str, json: &str) -> Result<(), String>;
+}
+
+/// What is asked of an event at the door, or where it is read if nobody stood there: where its key is, as paths that are
+/// tried in order, what counts where none leads to a key, and what it must fit beside. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct KeyPaths {
     paths: Arc<[KeyPath]>,
     fallback: Option<ByteString>,
     reads_envelope: bool,
+    gate: Option<Arc<dyn Gate>>,
 }
 
 #[derive(Debug)]
@@ -112,13 +119,26 @@ impl KeyPaths {
     pub fn new(paths: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         let paths: Arc<[KeyPath]> = paths.into_iter().map(|path| KeyPath::parse(path.as_ref())).collect();
         let reads_envelope = paths.iter().any(KeyPath::is_in_envelope);
-        Self { paths, fallback: None, reads_envelope }
+        Self { paths, fallback: None, reads_envelope, gate: None }
     }
 
     /// Gives events this key for which no path leads to one; without it, they have none. It must be a valid key.
     #[must_use]
     pub fn with_fallback(self, key: Option<&str>) -> Self {
         Self { fallback: key.map(ByteString::from), ..self }
+    }
+
+    /// Also asks that events fit `gate`.
+    #[must_use]
+    pub fn with_gate(self, gate: Option<Arc<dyn Gate>>) -> Self {
+        Self { gate, ..self }
+    }
+
+    /// Whether an event that was scanned fits the gate; the error says what does not.
+    pub fn check(&self, fields: &[Field], known: &Known, payload: &str) -> Result<(), String> {
+        let Some(gate) = &self.gate else { return Ok(()) };
+        let name = field_value(fields, known, payload, FieldId::Event, "").and_then(|value| value.as_str());
+        name.map_or(Ok(()), |name| gate.check(&name, payload))
     }
 
     /// Whether some path leads into the envelope.

@@ -10,6 +10,7 @@ const _: () = assert!(cfg!(panic = "unwind"), "supervision needs panic = \"unwin
 
 pub mod answer;
 pub mod asker;
+pub mod backend;
 pub mod batcher;
 pub mod budget;
 pub mod careful;
@@ -24,6 +25,8 @@ pub mod fault_point;
 pub mod feature_cache;
 pub mod features;
 pub mod fields;
+pub mod forward;
+pub mod forwarder;
 pub mod handler;
 pub mod handler_test;
 pub mod key;

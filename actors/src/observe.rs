@@ -60,6 +60,31 @@ pub fn describe() {
     describe_counter!("keyloom_ticks_total", Unit::Count, "Ticks appended for keys with a timer due and no events.");
     describe_counter!("keyloom_look_ups_total", Unit::Count, "Look-ups of handlers, by outcome: answered, failed.");
     describe_counter!("keyloom_tick_retries_total", Unit::Count, "Appends of ticks that had to be tried again.");
+    describe_counter!(
+        "keyloom_backend_puts_total",
+        Unit::Count,
+        "Answers put into the feature backend, by outcome: written, older (it has a later one), failed."
+    );
+    describe_counter!(
+        "keyloom_backend_resyncs_total",
+        Unit::Count,
+        "Times that all answers of a partition were put into the feature backend again."
+    );
+    describe_gauge!(
+        "keyloom_backend_waiting_keys",
+        Unit::Count,
+        "Keys whose answers wait in memory for the feature backend, by partition."
+    );
+    describe_gauge!(
+        "keyloom_backend_lag_seconds",
+        Unit::Seconds,
+        "How long the oldest answer waits that the feature backend lacks, by partition."
+    );
+    describe_histogram!(
+        "keyloom_backend_put_duration_seconds",
+        Unit::Seconds,
+        "Time of one call of the feature backend."
+    );
     describe_gauge!("keyloom_timed_keys", Unit::Count, "Keys that have timers and that the partition remembers.");
     describe_gauge!("keyloom_lake_stalled", Unit::Count, "1 while the lake does not take a table's files.");
     describe_gauge!("keyloom_lake_open_rows", Unit::Count, "Rows waiting in memory for their file, by table.");
@@ -219,4 +244,30 @@ pub fn table_open_rows(table: &str, rows: u64) {
 /// A reader of the log was opened again.
 pub fn reader_restarted() {
     counter!("keyloom_reader_restarts_total").increment(1);
+}
+
+/// Answers put into the feature backend.
+pub fn backend_puts(outcome: &'static str, n: u64) {
+    if n > 0 {
+        counter!("keyloom_backend_puts_total", "outcome" => outcome).increment(n);
+    }
+}
+
+/// One call of the feature backend.
+pub fn backend_put(seconds: f64) {
+    histogram!("keyloom_backend_put_duration_seconds").record(seconds);
+}
+
+/// Resyncs of the feature backend began.
+pub fn backend_resyncs(n: u64) {
+    if n > 0 {
+        counter!("keyloom_backend_resyncs_total").increment(n);
+    }
+}
+
+/// What waits for the feature backend.
+pub fn backend_waiting(partition: u32, keys: usize, lag_seconds: f64) {
+    let partition = partition.to_string();
+    gauge!("keyloom_backend_waiting_keys", "partition" => partition.clone()).set(keys as f64);
+    gauge!("keyloom_backend_lag_seconds", "partition" => partition).set(lag_seconds);
 }

@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::{
     asker::{Asker, LOOK_UPS_AT_ONCE},
+    backend::Progress,
     batcher::{Batcher, BatcherArguments, BatcherMsg, Source, TableSpec},
     budget::Backoff,
     careful::{Care, Start},
@@ -26,6 +27,8 @@ use crate::{
     failure::{ActorFailure, classify},
     fault_point,
     feature_cache::FeatureCache,
+    forward,
+    forwarder::{BackendPlan, Forwarder},
     handler::LogicFactory,
     observe,
     ports::{Claim, Homes, RecordKey},
@@ -49,6 +52,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// cannot be evicted, so what is in flight says how far residents may exceed their limit: two events or so each.
 const IN_FLIGHT_BYTES_PER_SESSION: u64 = 2 << 10;
 const IN_FLIGHT_BYTES_MIN: u64 = 8 << 20;
+/// How long an orderly end waits for the feature backend to have everything: a start without it puts all answers again.
+const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 /// How often the log is asked how far it goes and told what is no longer needed.
 const LOG_TICK: Duration = Duration::from_millis(500);
 
@@ -85,6 +90,8 @@ pub struct PartitionPlan {
     pub outbox_max: u64,
     /// Answers of resident keys.
     pub cache: Arc<FeatureCache>,
+    /// Where answers go beside the store.
+    pub backend: Option<BackendPlan>,
     /// The partition's numbers.
     pub status: Arc<Status>,
     /// Wall clock.
@@ -113,6 +120,7 @@ struct Tree {
     committer: ActorRef<CommitterMsg>,
     batchers: Vec<TableActor>,
     ticker: ActorRef<TickerMsg>,
+    forwarder: Option<Arc<Forwarder>>,
     since: tokio::time::Instant,
 }
 
@@ -174,7 +182,8 @@ impl Actor for Partition {
                     let status = Arc::clone(&state.plan.status);
                     let (router, committer) = (tree.router.clone(), tree.committer.clone());
                     drop(tree.ticker.cast(TickerMsg::Stop)); // one that is gone takes the whole partition with it
-                    tokio::spawn(drain(router, committer, tree.batchers.clone(), status, reply));
+                    let forwarder = tree.forwarder.clone();
+                    tokio::spawn(drain(router, committer, tree.batchers.clone(), forwarder, status, reply));
                 } else {
                     drop(reply); // nothing runs, so nothing can be said to be saved
                 }
@@ -292,6 +301,7 @@ async fn drain(
     router: ActorRef<RouterMsg>,
     committer: ActorRef<CommitterMsg>,
     batchers: Vec<TableActor>,
+    forwarder: Option<Arc<Forwarder>>,
     status: Arc<Status>,
     reply: oneshot::Sender<()>,
 ) {
@@ -316,7 +326,12 @@ async fn drain(
     // Outboxes have their last blocks only now.
     let last = |table: &TableActor| table.outbox.as_deref().map_or(0, |name| status.outbox_last(name));
     let waits: Vec<_> = outboxes.into_iter().filter_map(|table| ask(table, last(table))).collect();
-    if futures_util::future::try_join_all(waits).await.is_ok() {
+    let flushed = async {
+        if let Some(forwarder) = forwarder {
+            forwarder.flushed(FLUSH_LIMIT).await;
+        }
+    };
+    if tokio::join!(futures_util::future::try_join_all(waits), flushed).0.is_ok() {
         reply.send(()).ok(); // whoever asked may have stopped waiting
     }
 }
@@ -375,6 +390,7 @@ async fn grow(
     let first_epoch = *first_epoch.get_or_insert(claim.epoch);
     fault_point::reached(fault_point::CLAIMED);
     let mut names = vec![RecordKey::Checkpoint(partition), RecordKey::Head(partition), RecordKey::Care(partition)];
+    names.push(RecordKey::Backend(partition));
     for table in &plan.tables {
         names.push(RecordKey::Output(partition, table.name.clone()));
         names.push(RecordKey::Intent(partition, table.name.clone()));
@@ -384,6 +400,7 @@ async fn grow(
     let mut checkpoint = next().map(|r| Checkpoint::decode(&r)).transpose()?.unwrap_or_default();
     let head = next().map(|r| Head::decode(&r)).transpose()?.unwrap_or_default();
     let care = next().map(|r| Care::decode(&r)).transpose()?;
+    let progress = next().map(|r| Progress::decode(&r)).transpose()?;
     let mut outputs = Vec::new();
     for table in &plan.tables {
         let output = next().map(|r| Output::decode(&r)).transpose()?;
@@ -448,6 +465,19 @@ async fn grow(
     let (name, cell) = (|role: &str| Some(format!("{role}-{partition}-{}", claim.epoch)), myself.get_cell());
     let failed = |e: ractor::SpawnErr| ActorFailure::Again(e.to_string());
     let epoch = claim.epoch;
+    let forwarder = plan.backend.as_ref().map(|backend| {
+        let start = forward::Start {
+            partition,
+            epoch,
+            place: backend.backend.place(),
+            stored: progress,
+            checkpoint: checkpoint.n,
+            cut: checkpoint.cut,
+            log_last: info.last_seq,
+            bytes_max: backend.waiting_max,
+        };
+        Arc::new(Forwarder::start(start, backend, Arc::clone(&homes.store), Arc::clone(&plan.clock)))
+    });
     let arguments = CommitterArguments {
         claim: claim.clone(),
         store: Arc::clone(&homes.store),
@@ -457,6 +487,7 @@ async fn grow(
         checkpoint_every: plan.checkpoint_every,
         credit: credit.clone(),
         cache: Arc::clone(&plan.cache),
+        forwarder: forwarder.clone(),
         status: Arc::clone(status),
         clock: Arc::clone(&plan.clock),
         care,
@@ -566,5 +597,5 @@ async fn grow(
         log_last = info.last_seq,
         "partition runs"
     );
-    Ok(Tree { router, shards, committer, batchers, ticker, since: tokio::time::Instant::now() })
+    Ok(Tree { router, shards, committer, batchers, ticker, forwarder, since: tokio::time::Instant::now() })
 }

@@ -155,6 +155,8 @@ pub enum RecordKey {
     Care(u32),
     /// When the first timer of a key is due.
     Timer(u32, Key),
+    /// How much of a partition's features the feature backend is known to have.
+    Backend(u32),
 }
 
 /// A put (`Some`) or a delete (`None`).
@@ -185,6 +187,15 @@ pub enum StoreError {
     /// What is stored contradicts itself; a person must look.
     #[error("the store is damaged: {0}")]
     Corrupt(String),
+}
+
+/// A part of all feature answers, see [`Store::features`].
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct FeaturePage {
+    /// Keys and their answers.
+    pub answers: Vec<(Key, Bytes)>,
+    /// Where the next page begins, in the home's own words; `None` at the end.
+    pub next: Option<Bytes>,
 }
 
 /// How safe an acknowledged write is. Printed at start and exported.
@@ -229,6 +240,12 @@ pub trait Store: Send + Sync + 'static {
     /// The keys of `partition` whose first timers are due earliest, at most `max` of them, in no order: read once when a
     /// partition starts.
     async fn first_timers(&self, partition: u32, max: usize) -> Result<Vec<(Timestamp, Key)>, StoreError>;
+
+    /// Some feature answers, of all partitions, behind the place where the page before ended; from the first on when
+    /// `after` is `None`. At most `limit` of them, and bytes of answers up to `bytes_max` or the one answer that passes
+    /// it. A walk to the end meets every answer that was there when it began, as it was then or as it has become; what
+    /// came or changed meanwhile it may meet or not, or twice.
+    async fn features(&self, after: Option<&Bytes>, limit: usize, bytes_max: usize) -> Result<FeaturePage, StoreError>;
 
     /// Removes these records for good, durably; fine where there is none. On an error any of them may be gone. Outside of
     /// the chain of batches, and without a claim, so only for what no owner reads or writes again: dead letters whose
@@ -359,6 +376,7 @@ impl RecordKey {
             Self::Output(p, table) => format!("keyloom.{bucket}.outputs.{p}.{table}"),
             Self::Care(p) => format!("keyloom.{bucket}.care.{p}"),
             Self::Timer(p, key) => format!("keyloom.{bucket}.timer.{p}.{}", key.to_subject_token()),
+            Self::Backend(p) => format!("keyloom.{bucket}.backend.{p}"),
         }
     }
 
@@ -396,6 +414,7 @@ impl RecordKey {
             Self::Output(p, table) => with(b't', *p, table.as_bytes()),
             Self::Care(p) => with(b'k', *p, b""),
             Self::Timer(p, key) => with(b'w', *p, key.as_str().as_bytes()),
+            Self::Backend(p) => with(b'b', *p, b""),
         }
     }
 }

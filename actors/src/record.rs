@@ -9,6 +9,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
+    backend::Progress,
     careful::Care,
     dead_letter::{DeadLetter, Reason},
     look_ups::{LookUp, LookUps},
@@ -30,6 +31,7 @@ const HEAD: &[u8; 4] = b"KLhd";
 const BLOCK: &[u8; 4] = b"KLob";
 const CARE: &[u8; 4] = b"KLca";
 const TIMER: &[u8; 4] = b"KLti";
+const BACKEND: &[u8; 4] = b"KLbe";
 const VERSION: &str = "state version";
 
 /// A record that cannot be read.
@@ -572,6 +574,18 @@ pub fn decode_block(record: &Bytes) -> Result<Vec<Bytes>, RecordError> {
         split(&mut rest, len as usize, WHAT).map(|row| record.slice_ref(row))
     };
     (0..count).map(row).collect()
+}
+
+impl Progress {
+    /// To bytes.
+    pub fn encode(&self) -> Bytes {
+        seal_named(BACKEND, self)
+    }
+
+    /// From bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        open_named(BACKEND, "progress of the feature backend", bytes)
+    }
 }
 
 impl Care {

@@ -19,6 +19,7 @@ use std::{
 
 use bytes::Bytes;
 use keyloom_actors::{
+    backend::Progress,
     careful::{CAREFUL_AFTER_STARTS, LONE_DEATHS_MAX},
     cell::KeyLimits,
     key::Key,
@@ -1036,7 +1037,111 @@ fn rows_left_of_a_table_that_is_gone_stop_nothing() {
     assert_eq!(world.violations(), [""; 0]);
 }
 
-// ---- 16. orderly ends -------------------------------------------------------------------------------------------------------
+// ---- 16. the feature backend -------------------------------------------------------------------------------------------
+
+/// With a feature backend for which so many bytes of answers may wait.
+fn with_backend(waiting_max: u64) -> Setup {
+    Setup { backend: Some(waiting_max), ..Setup::default() }
+}
+
+fn wait_in_backend(world: &World, engine: &Engine) {
+    engine.wait("the backend has what the store has", || world.lacks_in_backend().is_none());
+}
+
+/// Waits until the store knows that the backend has everything up to the newest checkpoint.
+fn wait_complete(world: &World, engine: &Engine) {
+    engine.wait("the store knows it", || {
+        let record = world.value(&RecordKey::Backend(world.partition));
+        let progress = record.map(|record| Progress::decode(&record).expect("a record"));
+        progress.is_some_and(|progress| progress.complete == Some(world.checkpoint().n))
+    });
+}
+
+fn a_backend_that_stops_holds_up_nothing(stopped: Mode) {
+    // Room for all answers, and for a few: then the outage ends with a resync.
+    for (room, resyncs) in [(u64::MAX, 0), (3_000, 1)] {
+        let world = World::new();
+        let engine = Engine::start(&world, &with_backend(room));
+        world.append(round_robin(200, 0, 1_000));
+        engine.settle();
+        wait_in_backend(&world, &engine);
+        wait_complete(&world, &engine);
+        let before = counter("keyloom_backend_resyncs_total");
+        world.backend.gate.set(stopped);
+        for first in (1_000..5_000).step_by(500) {
+            world.append(round_robin(200, first, 500));
+            let expect = engine.settle();
+            assert_eq!(expect.counters().applied, first + 500, "features, checkpoints and tables go on");
+        }
+        assert!(world.lacks_in_backend().is_some(), "it was stopped");
+        world.backend.gate.set(Mode::Open);
+        wait_in_backend(&world, &engine);
+        wait_complete(&world, &engine);
+        // Other scenarios of this process may have some, too.
+        assert!(counter("keyloom_backend_resyncs_total") - before >= resyncs);
+        assert!(engine.drain(support::LIMIT));
+    }
+}
+
+#[test]
+fn a_backend_that_refuses_everything_holds_up_nothing() {
+    a_backend_that_stops_holds_up_nothing(Mode::Fail);
+}
+
+#[test]
+fn a_backend_that_never_answers_holds_up_nothing() {
+    a_backend_that_stops_holds_up_nothing(Mode::Hang);
+}
+
+#[test]
+fn what_a_kill_kept_from_the_backend_is_published_again_without_a_resync() {
+    let world = World::new();
+    let setup = Setup { checkpoint_every: HOUR, ..with_backend(u64::MAX) };
+    let engine = Engine::start(&world, &Setup { checkpoint_every: Duration::from_millis(20), ..setup.clone() });
+    world.append(round_robin(50, 0, 500));
+    engine.settle();
+    wait_complete(&world, &engine);
+    assert!(engine.drain(support::LIMIT));
+    engine.kill();
+    // No checkpoint comes any more: all that follows is behind the cut.
+    let engine = Engine::start(&world, &setup);
+    engine.wait_running();
+    world.backend.gate.set(Mode::Fail);
+    world.append(round_robin(30, 500, 300));
+    engine.wait("features are published", || {
+        (0..30).all(|n| world.feature(&format!("user-{n}")).is_some_and(|a| a.seq > 500))
+    });
+    engine.kill();
+    assert!(world.lacks_in_backend().is_some(), "the store has what the backend has not");
+    world.backend.gate.set(Mode::Open);
+    let marks = world.backend.mark();
+    let puts = world.backend.puts();
+    let engine = Engine::start(&world, &setup);
+    wait_in_backend(&world, &engine);
+    assert!(world.backend.mark() > marks);
+    assert!(world.backend.puts() - puts < 50, "only what is behind the checkpoint was put again, not all 50 keys");
+}
+
+#[test]
+fn a_backend_that_comes_back_without_its_last_writes_gets_them_again() {
+    let world = World::new();
+    let engine = Engine::start(&world, &with_backend(u64::MAX));
+    world.append(round_robin(100, 0, 500));
+    engine.settle();
+    wait_in_backend(&world, &engine);
+    world.backend.save();
+    world.append(round_robin(100, 500, 500));
+    engine.settle();
+    wait_in_backend(&world, &engine);
+    world.backend.kill();
+    assert!(world.lacks_in_backend().is_some(), "it has lost something");
+    // Any call shows it.
+    world.append(round_robin(1, 1_000, 1));
+    wait_in_backend(&world, &engine);
+    wait_complete(&world, &engine);
+}
+
+// ---- 17. orderly ends -------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_drain_waits_for_keys_that_lag() {

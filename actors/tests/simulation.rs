@@ -79,6 +79,9 @@ struct Count {
     unlucky: u64,
     /// Starts in careful mode.
     careful: u64,
+    /// Histories with a feature backend, and how often it was killed.
+    backends: u64,
+    backend_kills: u64,
 }
 
 impl AddAssign for Count {
@@ -96,6 +99,8 @@ impl AddAssign for Count {
         self.killers += other.killers;
         self.unlucky += other.unlucky;
         self.careful += other.careful;
+        self.backends += other.backends;
+        self.backend_kills += other.backend_kills;
     }
 }
 
@@ -144,9 +149,12 @@ enum Aim {
     CursorDone,
     Blocks,
     Remove,
+    Forward,
+    Forwarded,
+    Progress,
 }
 
-const AIMS: [Aim; 16] = [
+const AIMS: [Aim; 19] = [
     Aim::Nowhere,
     Aim::AnyStep,
     Aim::Claim,
@@ -163,6 +171,9 @@ const AIMS: [Aim; 16] = [
     Aim::CursorDone,
     Aim::Blocks,
     Aim::Remove,
+    Aim::Forward,
+    Aim::Forwarded,
+    Aim::Progress,
 ];
 
 impl Aim {
@@ -175,6 +186,8 @@ impl Aim {
         match (self, step) {
             (Self::AnyStep, _) | (Self::Claim, Step::Claim) | (Self::ReadAgain, Step::ReadAgain) => true,
             (Self::Remove, Step::Remove) => true,
+            (Self::Forward, Step::Forward) | (Self::Forwarded, Step::Forwarded) => true,
+            (Self::Progress, Step::Commit(e)) => writes(e, |key| matches!(key, RecordKey::Backend(_))),
             (Self::Blocks, Step::Committed(e)) => writes(e, is_block) && !writes(e, is_record),
             (Self::Put, Step::Put(_)) | (Self::PutDone, Step::PutDone(_)) => true,
             (Self::Recovery, Step::Get(keys)) => keys.iter().any(is_record),
@@ -206,6 +219,7 @@ fn random_setup(random: &mut Random) -> Setup {
         checkpoint_every: Duration::from_millis(random.range(1, 80)),
         in_flight_max: [8 << 10, 64 << 10, 64 << 20][random.range(0, 3) as usize],
         tables: vec![table("raw", Lines::default(), cut_at(random.range(3, 60)))],
+        backend: [None, Some(u64::MAX), Some(3_000)][random.range(0, 3) as usize],
         ..setup
     }
 }
@@ -244,6 +258,9 @@ async fn history(seed: u64) -> Count {
             if random.one_in(12) {
                 stop_or_start(&mut random, &world);
             }
+            if setup.backend.is_some() && random.one_in(20) {
+                count.backend_kills += u64::from(save_or_kill_backend(&mut random, &world));
+            }
             tokio::time::sleep(Duration::from_micros(random.range(1, 60_000))).await;
         }
         open_gates(&world);
@@ -274,6 +291,7 @@ async fn history(seed: u64) -> Count {
     }
     world.append((0..50).map(|_| sender.send(&mut random)));
     count.unlucky = rest(&world, &setup, &clock, processes, replaced).await;
+    count.backends = u64::from(setup.backend.is_some());
     count.events = world.last_seq();
     let own = |prefix: &[u8]| world.records().iter().filter(|record| record.payload.starts_with(prefix)).count() as u64;
     (count.ticks, count.answers) = (own(b"{\"keyloom.tick\""), own(b"{\"keyloom.answer\""));
@@ -304,7 +322,20 @@ fn stop_or_start(random: &mut Random, world: &World) {
 }
 
 fn open_gates(world: &World) {
-    [&world.reads, &world.gets, &world.commits, &world.puts].into_iter().for_each(|gate| gate.set(Mode::Open));
+    let gates = [&world.reads, &world.gets, &world.commits, &world.puts, &world.backend.gate];
+    gates.into_iter().for_each(|gate| gate.set(Mode::Open));
+}
+
+/// The backend stops, goes on, saves what it has, or is killed and comes back with what it saved; whether it was killed.
+fn save_or_kill_backend(random: &mut Random, world: &World) -> bool {
+    world.backend.gate.set([Mode::Open, Mode::Open, Mode::Hang, Mode::Fail][random.range(0, 4) as usize]);
+    let kills = random.one_in(3);
+    if kills {
+        world.backend.kill()
+    } else {
+        world.backend.save()
+    }
+    kills
 }
 
 /// What a supervisor does: when nobody is left, it starts another; but not for ever.
@@ -350,6 +381,7 @@ async fn rest(
         }
         let numbers = || processes.iter().map(|p| p.status.counters()).find(|numbers| numbers != expect.counters());
         let lacks = expect.lacks(world, &tables);
+        let lacks = lacks.or_else(|| setup.backend.and_then(|_| world.lacks_in_backend()));
         let lacks = lacks.or_else(|| numbers().map(|is| format!("{is:?} instead of {:?}", expect.counters())));
         if lacks.is_none() && processes.len() == 1 {
             break;

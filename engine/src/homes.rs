@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use keyloom_actors::{
+    backend::FeatureBackend,
     ports::{Durability, Homes, Lake, LakeError, Log, Store, TableFormat},
     row::EmittedTable,
     timestamp::SystemClock,
 };
 
 use crate::{
+    backend::{AwsCredentials, DynamoBackend, DynamoOptions, RedisBackend, RedisOptions},
     embedded::{EmbeddedHome, EmbeddedLog, EmbeddedOptions, EmbeddedStore},
     lake, nats,
     running::key_paths,
@@ -27,6 +29,8 @@ pub struct OpenHomes {
     pub durability: Durability,
     /// Prefix of object names in the lake.
     pub lake_prefix: String,
+    /// Where feature answers go beside the store.
+    pub backend: Option<Arc<dyn FeatureBackend>>,
 }
 
 /// Where an embedded home says who has it: read by other commands to find the engine's address.
@@ -47,15 +51,16 @@ pub fn embedded_options(topology: &Topology) -> Option<EmbeddedOptions> {
 /// Opens everything a topology names.
 pub async fn open(topology: &Topology) -> anyhow::Result<OpenHomes> {
     let (lake, lake_prefix) = open_lake(topology).await?;
+    let backend = topology.backend.as_ref().map(open_backend).transpose()?;
     match embedded_options(topology) {
         Some(options) => {
             let (home, log, store) = open_embedded(options).await?;
-            Ok(OpenHomes { durability: home.durability(), homes: Homes { log, store, lake }, lake_prefix })
+            Ok(OpenHomes { durability: home.durability(), homes: Homes { log, store, lake }, lake_prefix, backend })
         }
         None => {
             let (connection, log, store) = open_nats(topology).await?;
             let durability = nats::probe(&connection).await;
-            Ok(OpenHomes { homes: Homes { log, store, lake }, durability, lake_prefix })
+            Ok(OpenHomes { homes: Homes { log, store, lake }, durability, lake_prefix, backend })
         }
     }
 }
@@ -155,6 +160,26 @@ async fn open_lake(topology: &Topology) -> anyhow::Result<(Arc<dyn Lake>, String
             }
         }
     }
+}
+
+/// Prepares the feature backend; it connects when there is something to put.
+fn open_backend(backend: &topology::Backend) -> anyhow::Result<Arc<dyn FeatureBackend>> {
+    let topology::Backend { home, prefix, ttl } = backend.clone();
+    Ok(match home {
+        topology::BackendHome::Redis { url, user, password, ca } => {
+            let password = password.map(|password| password.expose().to_owned());
+            let options = RedisOptions { url, user, password, ca, prefix, ttl };
+            Arc::new(RedisBackend::new(&options).context("[backend] cannot be used")?)
+        }
+        topology::BackendHome::Dynamodb { table, region, endpoint, profile, access_key, secret_key, session_token } => {
+            let credentials = access_key.zip(secret_key).map(|(access, secret)| AwsCredentials {
+                access_key: access.expose().to_owned(),
+                secret_key: secret.expose().to_owned(),
+                session_token: session_token.map(|token| token.expose().to_owned()),
+            });
+            Arc::new(DynamoBackend::new(DynamoOptions { table, prefix, ttl, region, endpoint, profile, credentials }))
+        }
+    })
 }
 
 /// The file format of table `raw_events`.

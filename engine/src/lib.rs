@@ -2,6 +2,8 @@
 
 pub mod access;
 mod admin_client;
+mod aws;
+pub mod backend;
 mod builder;
 pub mod cases;
 mod cli;

@@ -14,7 +14,9 @@ use keyloom_actors::{
     cell::KeyLimits,
     event::{EventBatch, KeyPaths},
     feature_cache::FeatureCache,
+    forwarder::BackendPlan,
     handler::LogicFactory,
+    key_paths::Gate,
     partition::PartitionPlan,
     ports::Homes,
     record::Follows,
@@ -35,6 +37,10 @@ use crate::{
 
 /// How long it may take to name a stuck event and to record it. Without the record, careful mode finds the event later.
 const RECORD_LIMIT: Duration = Duration::from_secs(5);
+
+/// Bytes of feature answers that may wait for the backend, shared by the partitions. When it is away for longer than that
+/// lasts, all answers are put again once it is back.
+const BACKEND_BYTES_MAX: u64 = 64 << 20;
 
 /// See the module.
 pub struct Running {
@@ -114,9 +120,10 @@ impl Witness {
     }
 }
 
-/// How keys are found, as the topology says.
+/// How keys are found and what events must fit, as the topology says.
 pub fn key_paths(topology: &Topology) -> KeyPaths {
-    KeyPaths::new(&topology.sessions.key).with_fallback(topology.sessions.key_fallback.as_deref())
+    let gate = topology.schemas.clone().map(|schemas| schemas as Arc<dyn Gate>);
+    KeyPaths::new(&topology.sessions.key).with_fallback(topology.sessions.key_fallback.as_deref()).with_gate(gate)
 }
 
 impl Running {
@@ -147,6 +154,10 @@ impl Running {
                 tables: tables(topology, &*factory, &homes.lake_prefix, partition)?,
                 outbox_max: topology.store.outbox_max / u64::from(partitions),
                 cache: Arc::clone(&cache),
+                backend: homes.backend.as_ref().map(|backend| BackendPlan {
+                    backend: Arc::clone(backend),
+                    waiting_max: BACKEND_BYTES_MAX / u64::from(partitions),
+                }),
                 status: Arc::clone(&statuses[partition as usize]),
                 clock: Arc::new(SystemClock),
                 workers: Arc::clone(&workers),

@@ -37,6 +37,8 @@ contract!(
     removing_dead_letters_is_nothing_to_the_chain,
     letters_are_paged_while_some_go_and_others_come,
     the_earliest_first_timers_are_found,
+    all_features_are_walked_through_page_by_page,
+    a_walk_meets_what_changes_meanwhile,
 );
 
 /// Longest wait for anything here.
@@ -364,6 +366,8 @@ async fn every_kind_of_record_has_a_place_of_its_own(home: Home) {
         RecordKey::Care(1),
         RecordKey::Timer(1, key("1")),
         RecordKey::Timer(11, key("1")),
+        RecordKey::Backend(1),
+        RecordKey::Backend(11),
     ];
     let entries = keys.iter().enumerate().map(|(n, key)| (key.clone(), text(&n.to_string()))).collect();
     commit(&*store, &mut claim, "head", entries).await;
@@ -480,6 +484,72 @@ async fn the_earliest_first_timers_are_found(mut home: Home) {
         assert_eq!(found, expected, "at most {max}");
     }
     assert_eq!(store.first_timers(2, 10).await.expect("listed"), []);
+}
+
+/// Keys and answers of a whole walk, in the order it met them; `between` runs behind the first page.
+async fn walk(
+    store: &dyn Store,
+    limit: usize,
+    bytes_max: usize,
+    between: impl AsyncFnOnce(),
+) -> Vec<(Key, Option<Bytes>)> {
+    let (mut met, mut after, mut between) = (Vec::new(), None, Some(between));
+    loop {
+        let page = timeout(PATIENCE, store.features(after.as_ref(), limit, bytes_max)).await.expect("in time");
+        let page = page.expect("a page");
+        assert!(page.answers.len() <= limit);
+        met.extend(page.answers.into_iter().map(|(key, answer)| (key, Some(answer))));
+        assert!(met.len() < 10_000, "a walk has an end");
+        if let Some(between) = between.take() {
+            between().await;
+        }
+        match page.next {
+            None => return met,
+            next => after = next,
+        }
+    }
+}
+
+async fn all_features_are_walked_through_page_by_page(mut home: Home) {
+    let store = home.store().await;
+    assert_eq!(walk(&*store, 10, 1 << 20, async || {}).await, []);
+    let mut first = claim(&*store, 0).await;
+    let mut other = claim(&*store, 1).await;
+    let names: Vec<String> = (0..25).map(|n| format!("user {n}.ж")).collect();
+    let answers: Vec<StoreEntry> = names.iter().map(|name| put(name, &format!("answer of {name}"))).collect();
+    commit(&*store, &mut first, "a", answers[..20].to_vec()).await;
+    commit(&*store, &mut other, "b", answers[20..].to_vec()).await;
+    // Neither other records nor what was removed are features.
+    let beside =
+        vec![(RecordKey::State(1, key("s")), text("state")), put("gone", "1"), (RecordKey::Care(1), text("c"))];
+    commit(&*store, &mut other, "c", beside).await;
+    commit(&*store, &mut other, "d", vec![(feature("gone"), None)]).await;
+    drop(store);
+    home.restart();
+    let store = home.store().await;
+    let mut expected: Vec<_> = names.iter().map(|name| (key(name), text(&format!("answer of {name}")))).collect();
+    expected.sort();
+    for (limit, bytes_max) in [(7, 1 << 20), (1, 1 << 20), (100, 1 << 20), (25, 1 << 20), (100, 1), (100, 50)] {
+        let mut met = walk(&*store, limit, bytes_max, async || {}).await;
+        met.sort();
+        assert_eq!(met, expected, "pages of {limit}, {bytes_max} bytes");
+    }
+}
+
+async fn a_walk_meets_what_changes_meanwhile(home: Home) {
+    let store = home.store().await;
+    let mut claim = claim(&*store, 0).await;
+    let entries = |what: &str| (0..30).map(|n| put(&format!("user-{n:02}"), what)).collect::<Vec<_>>();
+    commit(&*store, &mut claim, "before", entries("before")).await;
+    let change = async || {
+        let changed = entries("after").into_iter().step_by(2).collect();
+        commit(&*store, &mut claim, "after", changed).await;
+    };
+    let met = walk(&*store, 4, 1 << 20, change).await;
+    for n in 0..30 {
+        let of_key: Vec<_> = met.iter().filter(|(met, _)| *met == key(&format!("user-{n:02}"))).collect();
+        assert!(!of_key.is_empty(), "user-{n:02} is missing");
+    }
 }
 
 fn letters(partition: u32, seqs: impl IntoIterator<Item = u64>) -> Vec<StoreEntry> {

@@ -4,11 +4,13 @@
 use std::{fs, io::ErrorKind, path::PathBuf, sync::Arc, time::Duration};
 
 use keyloom_actors::{
+    backend::FeatureBackend,
     key_paths::KeyPaths,
     ports::{Lake, Log, Store},
     timestamp::SystemClock,
 };
 use keyloom_engine::{
+    backend::{AwsCredentials, DynamoBackend, DynamoOptions, RedisBackend, RedisOptions},
     embedded::{EmbeddedError, EmbeddedHome, EmbeddedLog, EmbeddedOptions, EmbeddedStore},
     lake::{DirLake, S3Credentials, S3Lake, S3Options},
     nats::{self, Connection, LogOptions, NatsAuth, NatsOptions, StoreOptions},
@@ -18,7 +20,7 @@ use tempfile::TempDir;
 use super::{
     engine::folder,
     http,
-    servers::{Nats, S3, S3_ACCESS_KEY, S3_SECRET_KEY},
+    servers::{Dynamo, Nats, Redis, S3, S3_ACCESS_KEY, S3_SECRET_KEY},
     wait_for,
 };
 
@@ -181,4 +183,100 @@ impl LakeHome {
     fn path(&self) -> PathBuf {
         self.folder.path().join("lake")
     }
+}
+
+/// What stands before each key in a feature backend of a test.
+pub const BACKEND_PREFIX: &str = "test:";
+
+/// A feature backend.
+#[derive(Debug)]
+pub enum BackendHome {
+    /// In a Redis of its own.
+    Redis(Redis, TempDir),
+    /// In a table of DynamoDB, on a server of its own.
+    Dynamodb(Dynamo, TempDir),
+}
+
+impl BackendHome {
+    /// The one in a Redis; `None` on a machine without Redis.
+    pub fn redis() -> Option<Self> {
+        let folder = folder();
+        (!super::skipped("redis")).then(|| Self::Redis(Redis::start(folder.path(), &[]), folder))
+    }
+
+    /// The one in DynamoDB.
+    pub fn dynamodb() -> Option<Self> {
+        let folder = folder();
+        Some(Self::Dynamodb(Dynamo::start(folder.path(), &["features"]), folder))
+    }
+
+    /// Opens it, any number of times.
+    pub fn open(&self, ttl: Option<Duration>) -> Arc<dyn FeatureBackend> {
+        let prefix = BACKEND_PREFIX.to_owned();
+        match self {
+            Self::Redis(server, _) => {
+                let options = RedisOptions { url: server.url(), prefix, ttl, ..RedisOptions::default() };
+                Arc::new(RedisBackend::new(&options).unwrap_or_else(|e| panic!("{e}")))
+            }
+            Self::Dynamodb(server, _) => {
+                let (access_key, secret_key) = (S3_ACCESS_KEY.to_owned(), S3_SECRET_KEY.to_owned());
+                Arc::new(DynamoBackend::new(DynamoOptions {
+                    table: "features".to_owned(),
+                    prefix,
+                    ttl,
+                    endpoint: Some(server.url()),
+                    credentials: Some(AwsCredentials { access_key, secret_key, session_token: None }),
+                    ..DynamoOptions::default()
+                }))
+            }
+        }
+    }
+
+    /// The answer of a key as somebody else reads it: JSON without its version.
+    pub fn answer(&self, key: &str) -> Option<serde_json::Value> {
+        let key = format!("{BACKEND_PREFIX}{key}");
+        match self {
+            Self::Redis(server, _) => redis_answer(server, &key),
+            Self::Dynamodb(server, _) => dynamo_answer(server, &key),
+        }
+    }
+
+    /// Everything in it is gone.
+    pub fn wipe(&self) {
+        match self {
+            Self::Redis(server, _) => drop(server.ask(&["FLUSHALL"])),
+            Self::Dynamodb(server, _) => {
+                server.ask("DeleteTable", &serde_json::json!({ "TableName": "features" }));
+                server.create("features");
+            }
+        }
+    }
+
+    /// Its server is gone.
+    pub fn kill(&mut self) {
+        let process = match self {
+            Self::Redis(server, _) => &mut server.process,
+            Self::Dynamodb(server, _) => server.process(),
+        };
+        process.kill();
+    }
+}
+
+/// The answer under `key` in a Redis, without its version.
+pub fn redis_answer(redis: &Redis, key: &str) -> Option<serde_json::Value> {
+    let text = redis.ask(&["GET", key]).pop().flatten()?;
+    let mut json: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{key}: {e} in {text}"));
+    let version = json.as_object_mut().and_then(|answer| answer.remove("version"));
+    assert!(version.is_some(), "{text}");
+    Some(json)
+}
+
+/// The answer under `key` in DynamoDB.
+pub fn dynamo_answer(dynamo: &Dynamo, key: &str) -> Option<serde_json::Value> {
+    let item = dynamo.item("features", key)?;
+    let text = item["answer"]["S"].as_str()?;
+    let json: serde_json::Value = serde_json::from_str(text).unwrap_or_else(|e| panic!("{key}: {e} in {text}"));
+    assert_eq!(item["seq"]["N"].as_str(), Some(json["seq"].to_string().as_str()), "{item}");
+    assert_eq!(item["event_time"]["S"], json["event_time"], "{item}");
+    Some(json)
 }

@@ -4,6 +4,7 @@
 pub mod audit;
 pub mod disk;
 pub mod engine;
+pub mod grpc;
 pub mod homes;
 pub mod http;
 pub mod ledger;

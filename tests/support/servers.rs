@@ -1,8 +1,9 @@
-//! Real servers on loopback: NATS, an S3 stand-in (moto), Prometheus. Each ends with the value that stands for it.
+//! Real servers on loopback: NATS, a stand-in of S3 and DynamoDB (moto), Redis, Prometheus. Each ends with the value that stands for it.
 
 use std::{
     fs,
-    net::TcpListener,
+    io::{BufRead, BufReader, Write},
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU16, Ordering},
@@ -107,6 +108,166 @@ impl S3 {
     /// Its address as a topology has it.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+}
+
+/// Redis.
+#[derive(Debug)]
+pub struct Redis {
+    /// The process.
+    pub process: Process,
+    /// Where it answers.
+    pub port: u16,
+    folder: PathBuf,
+    settings: Vec<String>,
+}
+
+impl Redis {
+    /// Starts one with its data in `folder`; `settings` are words of its command line, for instance `--appendonly yes`.
+    pub fn start(folder: &Path, settings: &[&str]) -> Self {
+        let (port, settings) = (free_port(), settings.iter().map(|word| (*word).to_owned()).collect());
+        let mut redis = Self { process: Self::run(folder, port, &settings), port, folder: folder.to_owned(), settings };
+        redis.wait_started();
+        redis
+    }
+
+    /// The same server on the same data again, after it was killed.
+    pub fn restart(&mut self) {
+        assert!(self.process.ended().is_some(), "it still runs");
+        self.process = Self::run(&self.folder, self.port, &self.settings);
+        self.wait_started();
+    }
+
+    fn run(folder: &Path, port: u16, settings: &Vec<String>) -> Process {
+        let mut command = Command::new(tool("KEYLOOM_REDIS_SERVER"));
+        let port = port.to_string();
+        command.args(["--bind", "127.0.0.1", "--port", &port, "--save", "", "--daemonize", "no"]).args(settings);
+        Process::start("redis", folder, command.arg("--dir").arg(folder))
+    }
+
+    fn wait_started(&mut self) {
+        wait_for("the start of redis", START_MAX, || {
+            if let Some(status) = self.process.ended() {
+                panic!("it ended with {status} instead:\n{}", self.process.output());
+            }
+            match self.try_ask(&["PING"]) {
+                Ok(_) => Ok(()),
+                Err(refused) if refused.starts_with("NOAUTH") => Ok(()),
+                Err(error) => Err(error),
+            }
+        });
+    }
+
+    /// What it answers to a command: the strings of an array, or the one there is; `None` for nothing.
+    pub fn ask(&self, words: &[&str]) -> Vec<Option<String>> {
+        self.try_ask(words).unwrap_or_else(|e| panic!("{words:?}: {e}"))
+    }
+
+    fn try_ask(&self, words: &[&str]) -> Result<Vec<Option<String>>, String> {
+        let text = |e: std::io::Error| e.to_string();
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).map_err(text)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(text)?;
+        let mut request = format!("*{}\r\n", words.len());
+        words.iter().for_each(|word| request.push_str(&format!("${}\r\n{word}\r\n", word.len())));
+        (&stream).write_all(request.as_bytes()).map_err(text)?;
+        let mut answers = BufReader::new(stream);
+        let line = read_line(&mut answers)?;
+        let (kind, rest) = line.split_at_checked(1).ok_or("an empty answer")?;
+        let size = || rest.parse::<i64>().map_err(|_| format!("{line:?}"));
+        match kind {
+            "*" => (0..size()?).map(|_| read_bulk(&mut answers)).collect(),
+            "$" if size()? < 0 => Ok(vec![None]),
+            "$" => Ok(vec![Some(read_bytes(&mut answers, size()?)?)]),
+            "-" => Err(rest.to_owned()),
+            _ => Ok(vec![Some(rest.to_owned())]),
+        }
+    }
+
+    /// Its address as a topology has it.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+}
+
+fn read_line(from: &mut impl BufRead) -> Result<String, String> {
+    let mut line = String::new();
+    from.read_line(&mut line).map_err(|e| e.to_string())?;
+    Ok(line.trim_end().to_owned())
+}
+
+fn read_bulk(from: &mut impl BufRead) -> Result<Option<String>, String> {
+    let line = read_line(from)?;
+    let size = line.strip_prefix('$').and_then(|size| size.parse::<i64>().ok());
+    match size.ok_or_else(|| format!("{line:?} instead of a string"))? {
+        size if size < 0 => Ok(None),
+        size => read_bytes(from, size).map(Some),
+    }
+}
+
+fn read_bytes(from: &mut impl BufRead, size: i64) -> Result<String, String> {
+    let mut bytes = vec![0; size as usize + 2];
+    from.read_exact(&mut bytes).map_err(|e| e.to_string())?;
+    bytes.truncate(size as usize);
+    String::from_utf8(bytes).map_err(|e| e.to_string())
+}
+
+/// moto, as DynamoDB.
+#[derive(Debug)]
+pub struct Dynamo {
+    server: S3,
+}
+
+impl Dynamo {
+    /// Starts one that has `tables`, as a feature backend needs them.
+    pub fn start(folder: &Path, tables: &[&str]) -> Self {
+        let dynamo = Self { server: S3::start(folder, &[], false) };
+        tables.iter().for_each(|table| dynamo.create(table));
+        dynamo
+    }
+
+    /// Makes a table.
+    pub fn create(&self, table: &str) {
+        self.ask(
+            "CreateTable",
+            &serde_json::json!({
+                "TableName": table,
+                "AttributeDefinitions": [{ "AttributeName": "key", "AttributeType": "S" }],
+                "KeySchema": [{ "AttributeName": "key", "KeyType": "HASH" }],
+                "BillingMode": "PAY_PER_REQUEST",
+            }),
+        );
+    }
+
+    /// What it answers to a request.
+    pub fn ask(&self, operation: &str, request: &serde_json::Value) -> serde_json::Value {
+        let target = format!("DynamoDB_20120810.{operation}");
+        // moto refuses requests that nobody signed, but does not check what a signature is worth.
+        let signed = format!("AWS4-HMAC-SHA256 Credential={S3_ACCESS_KEY}/20260101/us-east-1/dynamodb/aws4_request");
+        let headers = [
+            ("x-amz-target", target.as_str()),
+            ("authorization", signed.as_str()),
+            ("content-type", "application/x-amz-json-1.0"),
+        ];
+        let body = request.to_string();
+        let answer = http::request(self.server.port, "POST", "/", &headers, body.as_bytes()).expect("moto answers");
+        assert_eq!(answer.status, 200, "{operation}: {}", answer.body);
+        answer.json()
+    }
+
+    /// The item of a key.
+    pub fn item(&self, table: &str, key: &str) -> Option<serde_json::Value> {
+        let request = serde_json::json!({ "TableName": table, "Key": { "key": { "S": key } } });
+        self.ask("GetItem", &request).get("Item").cloned()
+    }
+
+    /// Its address as a topology has it.
+    pub fn url(&self) -> String {
+        self.server.url()
+    }
+
+    /// The process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.server.process
     }
 }
 

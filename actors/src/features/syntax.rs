@@ -3,10 +3,7 @@
 //! Pure. The language is CEL (cel.dev) without time stamps, regular expressions and nested macros over lists; its numbers
 //! are those of JSON, doubles. Evaluation is elsewhere: `predicate` for what is common, `interpreter` for the rest.
 
-use std::{
-    ops::Range,
-    panic::{AssertUnwindSafe, catch_unwind},
-};
+use std::{ops::Range, thread};
 
 use cel::{
     IdedExpr,
@@ -80,6 +77,10 @@ pub(super) struct Places {
     text: String,
 }
 
+/// Stack of the parser, in bytes. A bracket takes 130 KB of it in an unoptimised program: of the 2 MiB that threads have, the
+/// limit on nesting was beyond the end, and a stack overflow ends the process.
+const PARSER_STACK_BYTES: usize = 32 << 20;
+
 /// Parses `text` and checks its limits.
 pub(super) fn parse(text: &str) -> Result<Parsed, Wrong> {
     if text.trim().is_empty() {
@@ -89,12 +90,21 @@ pub(super) fn parse(text: &str) -> Result<Parsed, Wrong> {
         let help = format!("use at most {EXPRESSION_BYTES_MAX} bytes");
         return Err(Wrong::new("is too long", help, None));
     }
-    let parser = Parser::new().max_recursion_depth(EXPRESSION_DEPTH_MAX);
-    let parsed = catch_unwind(AssertUnwindSafe(|| parser.parse_with_source_info(text)));
+    if let Some(at) = too_deep(text) {
+        return Err(Wrong::new("is nested too deeply", "write it in another way", Some(at..at + 1)));
+    }
+    // A thread of its own, for its stack; a panic ends nothing else.
+    let parsed = thread::scope(|scope| {
+        let parser = Parser::new().max_recursion_depth(EXPRESSION_DEPTH_MAX);
+        let started = thread::Builder::new()
+            .stack_size(PARSER_STACK_BYTES)
+            .spawn_scoped(scope, move || parser.parse_with_source_info(text));
+        started.ok().and_then(|thread| thread.join().ok())
+    });
     let (expr, info) = match parsed {
-        Ok(Ok(parsed)) => parsed,
-        Ok(Err(errors)) => return Err(first_error(text, &errors)),
-        Err(_) => return Err(Wrong::new("cannot be parsed", "write it in another way", None)),
+        Some(Ok(parsed)) => parsed,
+        Some(Err(errors)) => return Err(first_error(text, &errors)),
+        None => return Err(Wrong::new("cannot be parsed", "write it in another way", None)),
     };
     let mut parsed = Parsed { expr, names: Vec::new(), places: Places { info, text: text.to_owned() } };
     let mut walk = Walk { places: &parsed.places, bound: Vec::new(), names: Vec::new() };
@@ -102,6 +112,19 @@ pub(super) fn parse(text: &str) -> Result<Parsed, Wrong> {
     parsed.names = walk.names;
     doubles(&mut parsed.expr);
     Ok(parsed)
+}
+
+/// Where one bracket too many opens. Brackets in texts count too: nobody has so many of them open there.
+fn too_deep(text: &str) -> Option<usize> {
+    let mut open = 0u16;
+    text.bytes().position(|byte| {
+        match byte {
+            b'(' | b'[' | b'{' => open += 1,
+            b')' | b']' | b'}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        open > EXPRESSION_DEPTH_MAX
+    })
 }
 
 fn first_error(text: &str, errors: &cel::ParseErrors) -> Wrong {

@@ -10,6 +10,7 @@ use keyloom_actors::{
     cell::KeyLimits,
     event::KeyPaths,
     feature_cache::FeatureCache,
+    forwarder::BackendPlan,
     partition::PartitionPlan,
     ports::Homes,
     record::Follows,
@@ -51,6 +52,8 @@ pub struct Setup {
     pub emitted: Option<CutPolicy>,
     pub outbox_max: u64,
     pub handler: Arc<Counting>,
+    /// Bytes of answers that may wait for the feature backend; none: there is no such backend.
+    pub backend: Option<u64>,
     /// With it a watchdog looks after the handlers, and ends the process as the real one does.
     pub stuck_after: Option<Duration>,
 }
@@ -69,6 +72,7 @@ impl Default for Setup {
             emitted: None,
             outbox_max: u64::MAX,
             handler: Arc::default(),
+            backend: None,
             stuck_after: None,
         }
     }
@@ -87,7 +91,11 @@ impl Setup {
         PartitionPlan {
             partition: world.partition,
             owner: "a scenario".to_owned(),
-            homes: Homes { log: Arc::clone(&ports) as _, store: Arc::clone(&ports) as _, lake: ports },
+            homes: Homes {
+                log: Arc::clone(&ports) as _,
+                store: Arc::clone(&ports) as _,
+                lake: Arc::clone(&ports) as _,
+            },
             factory: Arc::new(Factory::new(Arc::clone(&self.handler), Arc::clone(life))),
             keys: KeyPaths::new(["domain_userid"]),
             shards: self.shards,
@@ -100,6 +108,7 @@ impl Setup {
             tables: self.specs(),
             outbox_max: self.outbox_max,
             cache: Arc::new(FeatureCache::new(100_000)),
+            backend: self.backend.map(|waiting_max| BackendPlan { backend: Arc::clone(&ports) as _, waiting_max }),
             status: Arc::default(),
             clock,
             workers,

@@ -75,6 +75,9 @@ pub enum Step<'a> {
     Commit(&'a [StoreEntry]),
     Committed(&'a [StoreEntry]),
     Put(#[expect(dead_code, reason = "shown when a scenario fails")] &'a str),
+    /// Answers leave for the feature backend, and are there.
+    Forward,
+    Forwarded,
     PutDone(#[expect(dead_code, reason = "shown when a scenario fails")] &'a str),
 }
 

@@ -1,6 +1,7 @@
 //! In-memory homes, a counting handler, and an engine around them, for the scenarios. Not a model of NATS or S3: what
 //! their adapters promise is tested with them.
 
+pub mod backend;
 pub mod engine;
 pub mod events;
 pub mod expect;

@@ -15,8 +15,8 @@ use keyloom_actors::{
     careful::{Care, LONE_DEATHS_MAX},
     key::Key,
     ports::{
-        Claim, Lake, LakeError, Log, LogError, LogInfo, LogReader, LogRecord, NewRecord, RecordKey, Store, StoreEntry,
-        StoreError, Stored,
+        Claim, FeaturePage, Lake, LakeError, Log, LogError, LogInfo, LogReader, LogRecord, NewRecord, RecordKey, Store,
+        StoreEntry, StoreError, Stored,
     },
     record::{self, Checkpoint, Output},
     row::Row,
@@ -26,6 +26,7 @@ use keyloom_actors::{
 use tokio::sync::watch;
 
 use super::{
+    backend::Backend,
     events::BEGIN,
     gate::{Gate, Life, Step},
     handler::{Tally, TallyRow},
@@ -35,6 +36,9 @@ use super::{
 
 /// Violations that are kept; the first one is a failure already.
 const VIOLATIONS_MAX: usize = 20;
+
+/// Answers in one page of a walk through all of them.
+const PAGE_MAX: usize = 3;
 
 /// Names of actors are global to the process, so every world has a partition number of its own.
 static PARTITIONS: AtomicU32 = AtomicU32::new(0);
@@ -53,6 +57,8 @@ pub struct World {
     pub commits: Gate,
     pub puts: Gate,
     pub weather: Weather,
+    /// The feature backend, for those who have one.
+    pub backend: Backend,
     log: Mutex<Vec<LogRecord>>,
     ids: Mutex<HashMap<u128, u64>>,
     tail: watch::Sender<u64>,
@@ -112,6 +118,7 @@ impl World {
             commits: Gate::default(),
             puts: Gate::default(),
             weather: Weather::default(),
+            backend: Backend::default(),
             log: Mutex::default(),
             ids: Mutex::default(),
             tail: watch::Sender::new(0),
@@ -255,7 +262,7 @@ impl World {
         lock(&self.violations).clone()
     }
 
-    fn violated(&self, what: String) {
+    pub fn violated(&self, what: String) {
         let mut violations = lock(&self.violations);
         if violations.len() < VIOLATIONS_MAX {
             violations.push(what);
@@ -526,6 +533,22 @@ impl Store for Ports {
             }
         }
         Ok(earliest.done())
+    }
+
+    async fn features(&self, after: Option<&Bytes>, limit: usize, _: usize) -> Result<FeaturePage, StoreError> {
+        self.life.breathe().await;
+        self.world.gets.pass().await.map_err(StoreError::Unavailable)?;
+        self.sail().await.map_err(StoreError::Unavailable)?;
+        let store = lock(&self.world.store);
+        let features = store.values.iter().filter_map(|(name, answer)| match name {
+            RecordKey::Feature(key) => Some((key.as_str().as_bytes(), (key.clone(), answer.clone()))),
+            _ => None,
+        });
+        let behind: BTreeMap<_, _> = features.filter(|(key, _)| after.is_none_or(|after| *key > &after[..])).collect();
+        // Few at a time, so that much happens between pages.
+        let answers: Vec<_> = behind.into_values().take(limit.min(PAGE_MAX)).collect();
+        let next = answers.last().map(|(key, _)| Bytes::copy_from_slice(key.as_str().as_bytes()));
+        Ok(FeaturePage { answers, next })
     }
 
     async fn remove(&self, keys: &[RecordKey]) -> Result<(), StoreError> {

@@ -23,7 +23,7 @@ use crate::{
     front_door::{
         self, Acceptor, FrontDoor, Limits,
         admission::Admissions,
-        protocols::cookie::{self, CollectorCookie},
+        protocols::cookie::{CollectorCookie, SameSite},
     },
     grpc::{self, KeyMember},
     homes::{self, OWNER_FILE},
@@ -197,19 +197,16 @@ fn front_door(topology: &Topology, running: &Running, rules: &Arc<Rules>) -> Fro
     .with_cookie(collector_cookie(&topology.ingest.cookie))
 }
 
-fn collector_cookie(settings: &topology::Cookie) -> Option<CollectorCookie> {
-    settings.enabled.then(|| CollectorCookie {
-        name: settings.name.clone(),
-        expires_after: settings.max_age,
-        domain: settings.domain.clone(),
-        same_site: match settings.same_site {
-            topology::SameSite::None => cookie::SameSite::None,
-            topology::SameSite::Lax => cookie::SameSite::Lax,
-            topology::SameSite::Strict => cookie::SameSite::Strict,
-        },
-        secure: settings.secure,
-        ..CollectorCookie::default()
-    })
+fn collector_cookie(wanted: &topology::Cookie) -> Option<CollectorCookie> {
+    let topology::Cookie { enabled, name, max_age, secure, same_site, domain } = wanted.clone();
+    let same_site = match same_site {
+        topology::SameSite::None => SameSite::None,
+        topology::SameSite::Lax => SameSite::Lax,
+        topology::SameSite::Strict => SameSite::Strict,
+    };
+    let cookie =
+        CollectorCookie { name, expires_after: max_age, domain, same_site, secure, ..CollectorCookie::default() };
+    enabled.then_some(cookie)
 }
 
 async fn wait_until_running(running: &mut Running) -> anyhow::Result<()> {

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use keyloom_actors::{
-    dead_letter::{DeadLetter, redrive_id},
+    dead_letter::{DeadLetter, Reason, redrive_id},
     event::{EventBatch, KeyPaths},
     key::partition_of,
     key_paths::EnvelopeKeys,
@@ -268,10 +268,17 @@ impl Desk {
         let record = LogRecord { seq, stored, key, payload, scanned: None, envelope };
         let batch = EventBatch::decode(partition, vec![record], &self.keys, None);
         let event = batch.get(0).event();
+        // The log takes a letter's key for a sign that somebody has judged the event.
+        if event.refused.is_none()
+            && letter.reason == Reason::Schema
+            && !force
+            && let Err(text) = batch.get(0).check(&self.keys)
+        {
+            return Err(again(Reason::Schema, &text));
+        }
         let (to, key) = match &event.refused {
             Some(refused) if !force => {
-                let (label, text) = (refused.reason.label(), &refused.text);
-                return Err(format!("it would be a dead letter again: {label}: {text} (force sends it all the same)"));
+                return Err(again(refused.reason, &refused.text));
             }
             Some(_) => (partition, given),
             // Where it was is where its session is.
@@ -349,6 +356,10 @@ impl Desk {
         });
         Ok(letters.collect())
     }
+}
+
+fn again(reason: Reason, text: &str) -> String {
+    format!("it would be a dead letter again: {}: {text} (force sends it all the same)", reason.label())
 }
 
 fn place_behind(id: LetterId) -> Place {

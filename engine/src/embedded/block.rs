@@ -13,6 +13,10 @@ use keyloom_actors::{ports::LogRecord, timestamp::Timestamp};
 
 const MAGIC: &[u8; 4] = b"KLb1";
 const HEADER: usize = 32;
+/// Bytes of a record beside its key and payload.
+const RECORD_BYTES_MIN: usize = 14;
+/// LZ4 writes no byte of its own for more than this many: what says it unpacks to more is damaged, and not believed.
+const PACKED_TIMES_MAX: usize = 255;
 
 /// What the header says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,7 +32,8 @@ pub struct Header {
 /// Encodes records with contiguous sequences; `None` when there are none.
 pub fn encode(records: &[LogRecord]) -> Option<Vec<u8>> {
     let (first, last) = (records.first()?, records.last()?);
-    let raw_len: usize = records.iter().map(|r| 14 + r.payload.len() + r.key.as_ref().map_or(0, Bytes::len)).sum();
+    let raw_len: usize =
+        records.iter().map(|r| RECORD_BYTES_MIN + r.payload.len() + r.key.as_ref().map_or(0, Bytes::len)).sum();
     let mut raw = Vec::with_capacity(raw_len);
     for record in records {
         let key = record.key.as_deref().unwrap_or_default();
@@ -63,7 +68,8 @@ pub fn header(block: &[u8]) -> Result<Header, String> {
     if count == 0 {
         return Err("an empty block".to_owned());
     }
-    Ok(Header { first, last: first + count - 1, stored: Timestamp(rest.get_i64_le()) })
+    let last = first.checked_add(count - 1).ok_or("sequences that do not exist")?;
+    Ok(Header { first, last, stored: Timestamp(rest.get_i64_le()) })
 }
 
 /// Decodes the records from sequence `from` on.
@@ -74,11 +80,15 @@ pub fn decode(block: &[u8], from: u64) -> Result<Vec<LogRecord>, String> {
     if crc != crc32c::crc32c(&block[HEADER..]) {
         return Err(format!("the checksum of events {first} to {last} does not match"));
     }
+    // The header is outside of the checksum: its numbers must not make anybody reserve what is not there.
+    if raw_len > (block.len() - HEADER).saturating_mul(PACKED_TIMES_MAX) {
+        return Err(format!("events {first} to {last} cannot have {raw_len} bytes"));
+    }
     let raw = lz4_flex::block::decompress(&block[HEADER..], raw_len).map_err(|e| e.to_string())?;
     let mut raw = Bytes::from(raw);
-    let mut records = Vec::with_capacity((last - first + 1) as usize);
+    let mut records = Vec::with_capacity((last - first).min((raw_len / RECORD_BYTES_MIN) as u64) as usize + 1);
     for seq in first..=last {
-        if raw.len() < 14 {
+        if raw.len() < RECORD_BYTES_MIN {
             return Err(format!("event {seq} is cut short"));
         }
         let stored = Timestamp(raw.get_i64_le());
@@ -137,11 +147,21 @@ mod tests {
         }
 
         #[test]
+        fn damaged_numbers_reserve_nothing(at in 4usize..32, byte in any::<u8>()) {
+            let mut block = encode(&records(&vec![b"{}".to_vec(); 3])).expect("not empty");
+            block[at] = byte;
+            if let Ok(records) = decode(&block, 0) {
+                prop_assert!(records.len() <= 3 && records.capacity() <= 8);
+            }
+        }
+
+        #[test]
         fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
             let _either_way = decode(&bytes, 0);
             let mut framed = b"KLb1".to_vec();
             framed.extend(bytes);
             let _either_way = header(&framed);
+            let _either_way = decode(&framed, 0);
         }
     }
 }

@@ -3,7 +3,7 @@
 //! One fjall database holds both, so one fsync covers both and they can only be lost together. fjall types stay in this
 //! folder.
 
-mod block;
+pub mod block;
 mod dedupe;
 mod log;
 mod store;

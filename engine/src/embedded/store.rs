@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    ops::Bound,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use fjall::{Keyspace, PersistMode};
 use keyloom_actors::{
     key::Key,
-    ports::{Claim, RecordKey, Store, StoreEntry, StoreError},
+    ports::{Claim, FeaturePage, RecordKey, Store, StoreEntry, StoreError},
     record,
     timer_index::Earliest,
     timestamp::Timestamp,
@@ -171,6 +172,26 @@ impl Store for EmbeddedStore {
                 earliest.push(due, key);
             }
             Ok(earliest.done())
+        })
+        .await
+    }
+
+    async fn features(&self, after: Option<&Bytes>, limit: usize, bytes_max: usize) -> Result<FeaturePage, StoreError> {
+        let (store, after) = (self.clone(), after.cloned());
+        blocking(move || {
+            let behind = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.to_vec()));
+            let mut found = store.home.features.range::<Vec<u8>, _>((behind, Bound::Unbounded));
+            let (mut page, mut bytes) = (FeaturePage::default(), 0);
+            while page.answers.len() < limit && bytes < bytes_max {
+                let Some(guard) = found.next() else { return Ok(FeaturePage { next: None, ..page }) };
+                let (name, answer) = guard.into_inner().map_err(unavailable)?;
+                let key = name.strip_prefix(b"f").and_then(|key| Key::from_bytes(key).ok());
+                let key = key.ok_or_else(|| StoreError::Corrupt("the name of a feature answer".to_owned()))?;
+                bytes += answer.len();
+                page.next = Some(Bytes::copy_from_slice(&name));
+                page.answers.push((key, Bytes::from(answer)));
+            }
+            Ok(page)
         })
         .await
     }

@@ -89,7 +89,7 @@ impl Ask {
                 }
             }
         }
-        ask.wait = patience(&ask.min_seq, read_wait(wait.as_deref())?)?;
+        ask.wait = patience(read_wait(wait.as_deref())?)?;
         check_names(ask.features.as_deref())?;
         Ok(ask)
     }
@@ -121,7 +121,7 @@ impl Ask {
         let check = |(place, key)| Key::new(key).map_err(|error| Refusal::Wrong(format!("keys[{place}]: {error}")));
         let keys = keys.enumerate().map(check).collect::<Result<_, _>>()?;
         let min_seq = if min_seq.is_empty() { MinSeq::Any } else { MinSeq::Of(min_seq) };
-        let wait = patience(&min_seq, wait)?;
+        let wait = patience(wait)?;
         Ok(Self { keys, features, min_seq, wait })
     }
 }
@@ -130,14 +130,12 @@ fn read_wait(wait: Option<&str>) -> Result<Option<Duration>, Refusal> {
     wait.map(read_duration).transpose().map_err(|error| Refusal::Wrong(format!("wait: {error}")))
 }
 
-fn patience(min_seq: &MinSeq, wait: Option<Duration>) -> Result<Duration, Refusal> {
-    match (min_seq, wait) {
-        (MinSeq::Any, Some(_)) => Err(Refusal::Wrong("wait says how long, min_seq must say for what".to_owned())),
-        (_, Some(wait)) if wait > WAIT_MAX => {
-            Err(Refusal::Wrong(format!("wait is longer than {} s", WAIT_MAX.as_secs())))
-        }
-        (_, wait) => Ok(wait.unwrap_or(WAIT_DEFAULT)),
+fn patience(wait: Option<Duration>) -> Result<Duration, Refusal> {
+    let wait = wait.unwrap_or(WAIT_DEFAULT);
+    if wait > WAIT_MAX {
+        return Err(Refusal::Wrong(format!("wait is longer than {} s", WAIT_MAX.as_secs())));
     }
+    Ok(wait)
 }
 
 /// Whether that many features, of such names, may be asked for.
@@ -185,7 +183,6 @@ mod tests {
             ("u", "min_seq=-1", "no sequence"),
             ("u", "min_seq=1&wait=soon", "wait: "),
             ("u", "min_seq=1&wait=11s", "longer than 10 s"),
-            ("u", "wait=1s", "min_seq must say"),
             ("u", "feature=a", "unknown parameter"),
         ] {
             let refusal = Ask::from_query(key, query).expect_err(query);

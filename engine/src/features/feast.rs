@@ -147,7 +147,13 @@ fn key_of(column: &str, place: usize, value: &str) -> Result<Option<Key>, Refusa
     match value.as_bytes().first() {
         Some(b'"') => Ok(Key::new(&serde_json::from_str::<Cow<'_, str>>(value).map_err(|_| wrong())?).ok()),
         Some(b'n') => Ok(None),
-        Some(b'-' | b'0'..=b'9') if !value.contains(['.', 'e', 'E']) => Ok(Key::new(value).ok()),
+        Some(b'-' | b'0'..=b'9') => {
+            // A column of numbers with a gap in it becomes one of fractions in Python: 17.0 is 17.
+            let whole = value
+                .split_once('.')
+                .map_or(value, |(whole, zeros)| if zeros.bytes().all(|digit| digit == b'0') { whole } else { value });
+            if whole.contains(['.', 'e', 'E']) { Err(wrong()) } else { Ok(Key::new(whole).ok()) }
+        }
         _ => Err(wrong()),
     }
 }
@@ -325,6 +331,8 @@ mod tests {
             let refusal = Question::from_body(question.to_string().as_bytes()).expect_err(says);
             assert!(refusal.to_string().contains(says) && refusal.code() == code, "{refusal}");
         }
+        let numbers = ask(&json!({"features": ["v:a"], "entities": {"a": [17, 17.0, -3]}}));
+        assert_eq!(numbers.keys, ["17", "17", "-3"].map(|key| Key::new(key).ok()));
         let nobody = ask(&json!({"features": ["v:a"], "entities": {"a": [null, "", "x".repeat(600)]}}));
         assert_eq!(nobody.keys, [None, None, None]);
     }

@@ -16,7 +16,7 @@ use keyloom_actors::{
     features::{Definition, FeatureSet, FeatureState, Function, Settings},
     handler::{Features, Registry},
     key::Key,
-    ports::{Claim, LogRecord, RecordKey, Store, StoreEntry, StoreError},
+    ports::{Claim, FeaturePage, LogRecord, RecordKey, Store, StoreEntry, StoreError},
     session_features::SessionFeatures,
     timestamp::Timestamp,
 };
@@ -84,6 +84,10 @@ impl Store for Shelf {
 
     fn batch_max(&self) -> usize {
         1
+    }
+
+    async fn features(&self, _: Option<&Bytes>, _: usize, _: usize) -> Result<FeaturePage, StoreError> {
+        Ok(FeaturePage::default())
     }
 
     async fn dead_letters(&self, _: u32, _: u64, _: usize) -> Result<Vec<(u64, Bytes)>, StoreError> {

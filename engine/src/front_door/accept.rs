@@ -162,6 +162,7 @@ impl Acceptor {
         let key = found.map_err(|problem| Rejection::new(Reason::NoKey, problem))?;
         let key_bytes = key.as_str().as_bytes();
         let partition = key::partition_of(key_bytes, self.partitions);
+        self.keys.check(scratch, &known, text).map_err(|problem| Rejection::new(Reason::Schema, problem))?;
         let (event_id, id_stamp) = event_id(value(FieldId::EventId), json, new_id)?;
         let time_stamp = match value(FieldId::CollectorTstamp) {
             Some(value) if value.kind != Kind::Null => None, // an invalid one stays too: the log's time counts then

@@ -18,7 +18,6 @@ use super::{
     admission::{Admissions, Claims},
     batch::{Answer, REJECTED_LISTED_MAX, Rejected},
     decode::{self, DecodeError, Encoding},
-    envelope::RequestHeaders,
     gate::Hold,
     ids::IdSource,
     observe,
@@ -95,7 +94,7 @@ impl Desk {
             }
         };
         let (privacy, rewriting) = (&admission.privacy, admission.privacy.rewriting(protocol.is_tracker()));
-        let envelope = self.acceptor.keys.note(&RequestHeaders(&head.headers));
+        let envelope = self.acceptor.keys.note(&head);
         let mut judged = Judged::default();
         for (index, DecodedEvent { place, sent }) in events.enumerate() {
             let mut new_id = || self.ids.next(now);

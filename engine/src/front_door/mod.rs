@@ -10,13 +10,15 @@ pub mod batch;
 pub mod decode;
 pub mod depth;
 mod desk;
-pub mod envelope;
+mod envelope;
 pub mod gate;
 pub mod http;
 pub mod ids;
 pub mod observe;
 pub mod protocols;
 pub mod refusal;
+pub mod schema;
+mod schema_place;
 pub mod split;
 #[cfg(test)]
 pub(crate) mod test_log;

@@ -127,7 +127,7 @@ async fn pixel(State(door): State<Arc<FrontDoor>>, request: Request) -> Response
 
 /// Stores the event in a query; answers with the id for the cookie.
 async fn stored_query(door: &FrontDoor, parts: Parts) -> Result<Option<String>, Refusal> {
-    let mut head = head(&door, parts);
+    let mut head = head(door, parts);
     let query = Bytes::from(std::mem::take(&mut head.query));
     let id = network_userid(door, &head.headers, head.is_anonymous());
     head.network_userid.clone_from(&id);

@@ -28,5 +28,6 @@ pub use self::{
     late::LateLake,
     names::{NAME_BYTES_MAX, PART_BYTES_MAX, object_name},
     raw_events::RawEvents,
-    s3::{S3Credentials, S3Lake, S3Options},
+    s3::{S3Lake, S3Options},
 };
+pub use crate::aws::AwsCredentials as S3Credentials;

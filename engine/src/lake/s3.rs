@@ -3,21 +3,18 @@
 //! One object, one PUT: S3 shows it whole or not at all. Nothing is retried here, because the batcher has a budget for
 //! that; what S3's answers mean is decided in `s3_answers`. Buckets are never created.
 
-use std::{error::Error, fmt, time::Duration};
+use std::{error::Error, time::Duration};
 
 use async_trait::async_trait;
-use aws_config::{BehaviorVersion, profile::ProfileFileCredentialsProvider, provider_config::ProviderConfig};
 use aws_sdk_s3::{
     Client,
     config::{
-        AppName, Config, Credentials, ProvideCredentials, Region, RequestChecksumCalculation,
-        SharedCredentialsProvider, StalledStreamProtectionConfig, http::HttpResponse, retry::RetryConfig,
-        timeout::TimeoutConfig,
+        AppName, Config, Region, RequestChecksumCalculation, StalledStreamProtectionConfig, http::HttpResponse,
+        retry::RetryConfig, timeout::TimeoutConfig,
     },
     error::{ProvideErrorMetadata, SdkError},
     primitives::ByteStream,
 };
-use aws_smithy_http_client::tls;
 use bytes::Bytes;
 use keyloom_actors::ports::{Lake, LakeError};
 
@@ -25,6 +22,7 @@ use super::{
     names,
     s3_answers::{self, Answer, Place},
 };
+use crate::aws::{self, AwsCredentials, NoWay, Way, causes};
 
 /// Longest wait for a connection, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,9 +41,6 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(20);
 const OBJECT_BYTES_MAX: u64 = 5 * 1_024 * 1_024 * 1_024;
 /// Most pages of one listing; a page holds up to 1,000 names, so this is a million and some 200 MB of memory.
 const LIST_PAGES_MAX: usize = 1_000;
-/// The region for endpoints that have none: what most S3 look-alikes expect.
-const REGION_OF_ENDPOINTS: &str = "us-east-1";
-
 /// Where the bucket is and how to get in.
 #[derive(Clone, Debug, Default)]
 pub struct S3Options {
@@ -62,24 +57,7 @@ pub struct S3Options {
     /// Profile of the AWS configuration files to take credentials and region from, and from nowhere else.
     pub profile: Option<String>,
     /// Fixed credentials; absent, those of the AWS default chain: environment, profile, web identity, container, machine.
-    pub credentials: Option<S3Credentials>,
-}
-
-/// Fixed credentials. Not shown by `Debug`.
-#[derive(Clone)]
-pub struct S3Credentials {
-    /// Access key id.
-    pub access_key: String,
-    /// Secret access key.
-    pub secret_key: String,
-    /// Session token of temporary credentials.
-    pub session_token: Option<String>,
-}
-
-impl fmt::Debug for S3Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("S3Credentials(hidden)")
-    }
+    pub credentials: Option<AwsCredentials>,
 }
 
 /// A lake in an S3 bucket.
@@ -139,33 +117,18 @@ impl S3Lake {
 }
 
 pub(super) async fn connect(options: &S3Options) -> Result<(Client, Place), LakeError> {
-    let provider = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
-    let http = aws_smithy_http_client::Builder::new().tls_provider(provider).build_https();
-    let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http.clone());
-    if let Some(region) = &options.region {
-        loader = loader.region(Region::new(region.clone()));
-    }
-    if let Some(profile) = &options.profile {
-        // The default chain would pass over a profile that is not there, and take the next best credentials.
-        let region = options.region.clone().map(Region::new);
-        let config = ProviderConfig::without_region().with_http_client(http).with_region(region);
-        let provider = ProfileFileCredentialsProvider::builder().configure(&config).profile_name(profile).build();
-        loader = loader.profile_name(profile).credentials_provider(provider);
-    }
-    if let Some(fixed) = &options.credentials {
-        let (key, secret, token) = (&fixed.access_key, &fixed.secret_key, fixed.session_token.clone());
-        loader = loader.credentials_provider(Credentials::new(key, secret, token, None, "topology"));
-    }
-    let shared = loader.load().await;
-    if options.endpoint.is_none() && shared.endpoint_url().is_some() {
-        tracing::warn!("AWS_ENDPOINT_URL is ignored; set endpoint in [lake]");
-    }
-    check_credentials(shared.credentials_provider()).await?;
-    let found = shared.region().map(ToString::to_string).filter(|region| !region.is_empty());
-    let Some(region) = found.or_else(|| options.endpoint.as_ref().map(|_| REGION_OF_ENDPOINTS.to_owned())) else {
-        let text = "no region is known: set [lake] region to the bucket's, or AWS_REGION";
-        return Err(LakeError::Refused(text.to_owned()));
+    let way = Way {
+        section: "[lake]",
+        subject: "the lake",
+        region: options.region.as_deref(),
+        endpoint: options.endpoint.as_deref(),
+        profile: options.profile.as_deref(),
+        credentials: options.credentials.as_ref(),
     };
+    let (shared, region) = aws::find(&way).await.map_err(|no_way| match no_way {
+        NoWay::Unavailable(text) => LakeError::Unavailable(text),
+        NoWay::Refused(text) => LakeError::Refused(text),
+    })?;
     let mut config = Config::from(&shared)
         .to_builder()
         .region(Region::new(region.clone()))
@@ -196,40 +159,6 @@ fn timeouts(operation: Duration) -> TimeoutConfig {
 
 fn upload_timeout(bytes: u64) -> Duration {
     (OPERATION_TIMEOUT + Duration::from_secs(bytes / UPLOAD_BYTES_PER_SECOND_MIN)).min(UPLOAD_TIMEOUT_MAX)
-}
-
-/// Asks for credentials before the first request does: then it can be said that they, and not the bucket, are missing.
-async fn check_credentials(provider: Option<SharedCredentialsProvider>) -> Result<(), LakeError> {
-    let advice = "set access_key and secret_key of [lake], the environment variables AWS_ACCESS_KEY_ID and \
-                  AWS_SECRET_ACCESS_KEY, a profile, or give this machine a role";
-    let Some(provider) = provider else {
-        return Err(LakeError::Refused(format!("there are no credentials for the lake: {advice}")));
-    };
-    match provider.provide_credentials().await {
-        Ok(_) => Ok(()),
-        Err(error) => {
-            let text = format!("no credentials for the lake were found ({})", causes(&error));
-            // The type of the error is not exported to us, but the names of its cases are stable.
-            if format!("{error:?}").starts_with("ProviderTimedOut") {
-                return Err(LakeError::Unavailable(text));
-            }
-            Err(LakeError::Refused(format!("{text}: {advice}")))
-        }
-    }
-}
-
-/// An error and what caused it, on one line; without repetition.
-fn causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[async_trait]
@@ -285,7 +214,7 @@ mod tests {
 
     #[test]
     fn secrets_are_not_shown() {
-        let credentials = S3Credentials {
+        let credentials = AwsCredentials {
             access_key: "AKID".into(),
             secret_key: "s3cr3t".into(),
             session_token: Some("t0k3n".into()),
@@ -301,13 +230,5 @@ mod tests {
         assert_eq!(upload_timeout(0), OPERATION_TIMEOUT);
         assert_eq!(upload_timeout(128 * 1_024 * 1_024), OPERATION_TIMEOUT + Duration::from_secs(256));
         assert_eq!(upload_timeout(u64::MAX), UPLOAD_TIMEOUT_MAX);
-    }
-
-    #[test]
-    fn causes_are_on_one_line() {
-        let inner = std::io::Error::new(std::io::ErrorKind::ConnectionRefused, "nobody listens");
-        let outer = LakeError::Unavailable("x".to_owned());
-        assert_eq!(causes(&inner), "nobody listens");
-        assert_eq!(causes(&outer), "the lake did not answer: x");
     }
 }

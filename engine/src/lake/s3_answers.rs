@@ -2,8 +2,9 @@
 //!
 //! Pure: no client in here. The texts name the settings of `[lake]` as the topology spells them.
 
-use hyper::Uri;
 use keyloom_actors::ports::LakeError;
+
+use crate::aws;
 
 /// Longest part of a foreign server's text that is passed on.
 const MESSAGE_CHARS_MAX: usize = 300;
@@ -118,30 +119,9 @@ fn is_passing(status: u16, code: &str) -> bool {
     by_code || matches!(status, 408 | 425 | 429 | 500 | 502..) && code != "NotImplemented"
 }
 
-/// Checks an endpoint's address: `https`, or `http` to this machine only, because events and signed requests would
-/// travel readable for everyone on the way.
+/// Checks an endpoint's address, see [`aws::check_endpoint`].
 pub(super) fn check_endpoint(endpoint: &str) -> Result<(), LakeError> {
-    let refused = |problem: String| Err(LakeError::Refused(format!("[lake] endpoint: {problem}")));
-    let form = "it must look like \"https://storage.example.com\" or \"http://127.0.0.1:9000\"";
-    let Ok(uri) = endpoint.parse::<Uri>() else { return refused(form.to_owned()) };
-    let Some(host) = uri.host().filter(|host| !host.is_empty()) else { return refused(form.to_owned()) };
-    if uri.authority().is_some_and(|a| a.as_str().contains('@')) {
-        return refused("it contains credentials; they do not belong into an address".to_owned());
-    }
-    if uri.query().is_some() {
-        return refused(format!("it has a query; {form}"));
-    }
-    match uri.scheme_str() {
-        Some("https") => Ok(()),
-        Some("http") if is_loopback(host) => Ok(()),
-        Some("http") => refused(format!("plain http to {host} would send events readable for everyone; use https")),
-        _ => refused(form.to_owned()),
-    }
-}
-
-fn is_loopback(host: &str) -> bool {
-    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
-    bare.eq_ignore_ascii_case("localhost") || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    aws::check_endpoint(endpoint).map_err(|problem| LakeError::Refused(format!("[lake] endpoint: {problem}")))
 }
 
 #[cfg(test)]

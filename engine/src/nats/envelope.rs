@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use async_nats::Message;
 use keyloom_actors::key_paths::Envelope;
 
-use super::leader::StoredMessage;
+use super::{headers::lines, leader::StoredMessage};
 
 /// A message of a subscription.
 pub(super) struct Delivered<'a>(pub(super) &'a Message);
@@ -33,7 +33,7 @@ impl Envelope for Delivered<'_> {
 
 impl Envelope for StoredMessage {
     fn header(&self, name: &str) -> Option<Cow<'_, str>> {
-        let named = self.header_lines().filter(|(found, _)| found.eq_ignore_ascii_case(name));
+        let named = lines(&self.headers).filter(|(found, _)| found.eq_ignore_ascii_case(name));
         // Of equal names the first, as above.
         named.min_by_key(|(name, _)| *name).map(|(_, value)| value)
     }

@@ -1,9 +1,9 @@
-//! What the leader of a stream answers: its extent, single stored messages; and the form of the key in a header.
+//! What the leader of a stream answers: its extent, single stored messages.
 //!
 //! The answers are JSON with the message inside, so a message whose headers no client library can parse is read like
 //! any other. Not for bulk: a request of this kind costs the server several times a pulled message.
 
-use std::{borrow::Cow, fmt::Write};
+use std::borrow::Cow;
 
 use async_nats::{
     HeaderName,
@@ -13,7 +13,10 @@ use bytes::Bytes;
 use keyloom_actors::timestamp::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::connect::chain;
+use super::{
+    connect::chain,
+    headers::{key_from_header, lines},
+};
 
 /// Header with the key of an event.
 pub(super) const KEY_HEADER: HeaderName = HeaderName::from_static("Keyloom-Key");
@@ -44,6 +47,11 @@ impl<'a> Wanted<'a> {
         Self { seq: Some(seq), next_of: Some(">"), ..Self::default() }
     }
 
+    /// The first one of `subject`, perhaps with wildcards, at or after `seq`.
+    pub(super) fn next_of(seq: u64, subject: &'a str) -> Self {
+        Self { seq: Some(seq), next_of: Some(subject), ..Self::default() }
+    }
+
     /// The newest one of `subject`.
     pub(super) fn last_of(subject: &'a str) -> Self {
         Self { last_of: Some(subject), ..Self::default() }
@@ -53,11 +61,11 @@ impl<'a> Wanted<'a> {
 /// A message as the stream holds it.
 #[derive(Debug)]
 pub(super) struct StoredMessage {
+    pub(super) subject: String,
     pub(super) seq: u64,
     pub(super) stored: Timestamp,
-    pub(super) subject: String,
     /// The header block, unparsed; empty when there is none.
-    headers: Vec<u8>,
+    pub(super) headers: Vec<u8>,
     pub(super) payload: Bytes,
 }
 
@@ -103,10 +111,10 @@ struct Answer {
 
 #[derive(Deserialize)]
 struct Found {
-    seq: u64,
-    time: String,
     #[serde(default)]
     subject: String,
+    seq: u64,
+    time: String,
     #[serde(default, rename = "hdrs")]
     headers: String,
     #[serde(default, rename = "data")]
@@ -171,8 +179,8 @@ impl Found {
         let decode = |text: &str| from_base64(text.as_bytes()).ok_or("the answer is not valid base64");
         Ok(StoredMessage {
             seq: self.seq,
-            stored: Timestamp::parse(&self.time).ok_or("the answer has no time")?,
             subject: self.subject,
+            stored: Timestamp::parse(&self.time).ok_or("the answer has no time")?,
             headers: decode(&self.headers)?,
             payload: decode(&self.payload)?.into(),
         })
@@ -192,71 +200,8 @@ impl StoredMessage {
 
     /// The value of header `name`, spelled like this; damaged lines are passed over.
     pub(super) fn own_header(&self, name: &str) -> Option<Cow<'_, str>> {
-        self.header_lines().find(|(found, _)| *found == name).map(|(_, value)| value)
+        lines(&self.headers).find(|(found, _)| *found == name).map(|(_, value)| value)
     }
-
-    /// Names and values, in their order; damaged lines are passed over. A line that begins with a blank goes on with the
-    /// value before it, as client libraries have it.
-    pub(super) fn header_lines(&self) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
-        let mut lines = self.headers.split(|b| *b == b'\n').peekable();
-        std::iter::from_fn(move || {
-            let line = lines.next()?;
-            let mut more = String::new();
-            while let Some(next) = lines.next_if(|next| next.first().is_some_and(|b| matches!(b, b' ' | b'\t'))) {
-                more.push_str(text_of(next).unwrap_or_default().trim_end_matches('\r'));
-            }
-            let header = text_of(line).and_then(|line| line.split_once(':')).map(|(name, value)| {
-                let value = match more.is_empty() {
-                    true => Cow::Borrowed(value.trim()),
-                    false => Cow::Owned(format!("{}{more}", value.trim_end_matches('\r')).trim().to_owned()),
-                };
-                (name, value)
-            });
-            Some(header)
-        })
-        .flatten()
-    }
-}
-
-fn text_of(line: &[u8]) -> Option<&str> {
-    std::str::from_utf8(line).ok()
-}
-
-/// A key as a header value: visible ASCII as it is, every other byte and `%` as `%HH`. So no key can end the line.
-pub(super) fn key_to_header(key: &[u8]) -> String {
-    let mut value = String::with_capacity(key.len());
-    for byte in key {
-        if byte.is_ascii_graphic() && *byte != b'%' {
-            value.push(char::from(*byte));
-        } else {
-            write!(value, "%{byte:02X}").expect("writing to a string cannot fail");
-        }
-    }
-    value
-}
-
-/// The inverse of [`key_to_header`]. A `%` that begins no such code stands for itself: foreign writers may not know.
-pub(super) fn key_from_header(value: &str) -> Bytes {
-    if !value.contains('%') {
-        return Bytes::copy_from_slice(value.as_bytes());
-    }
-    let digit = |byte: Option<&u8>| byte.and_then(|b| char::from(*b).to_digit(16)).map(|d| d as u8);
-    let bytes = value.as_bytes();
-    let mut key = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while let Some(&byte) = bytes.get(at) {
-        match (byte, digit(bytes.get(at + 1)), digit(bytes.get(at + 2))) {
-            (b'%', Some(high), Some(low)) => {
-                key.push(high << 4 | low);
-                at += 3;
-            }
-            _ => {
-                key.push(byte);
-                at += 1;
-            }
-        }
-    }
-    key.into()
 }
 
 /// Standard base64 with padding, as the server writes it.
@@ -285,8 +230,6 @@ fn from_base64(text: &[u8]) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     #[test]
@@ -298,22 +241,6 @@ mod tests {
         }
         for text in ["a", "aQ=", "a-==", "===="] {
             assert_eq!(from_base64(text.as_bytes()), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn foreign_percent_signs_stand_for_themselves() {
-        assert_eq!(key_from_header("100%"), "100%");
-        assert_eq!(key_from_header("%zz%4"), "%zz%4");
-        assert_eq!(key_to_header(b"user-1@x.org"), "user-1@x.org");
-    }
-
-    proptest! {
-        #[test]
-        fn keys_survive_the_header_and_cannot_break_it(key in proptest::collection::vec(any::<u8>(), 0..80)) {
-            let value = key_to_header(&key);
-            prop_assert!(value.bytes().all(|b| b.is_ascii_graphic()));
-            prop_assert_eq!(key_from_header(&value), key);
         }
     }
 }

@@ -25,7 +25,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::{
     Connection, LogOptions, NatsError,
     connect::{Link, chain},
-    leader::{KEY_HEADER, ReadFault, Wanted, key_to_header, read_from_leader, stream_state},
+    headers::key_to_header,
+    leader::{KEY_HEADER, ReadFault, Wanted, read_from_leader, stream_state},
     provision::ensure_log,
     reader::{NatsReader, record},
     settings::log_streams,

@@ -2,7 +2,7 @@
 //!
 //! A tour: [`connect()`] opens connections and explains what is wrong when it cannot; `settings` says how streams
 //! should be and how existing ones differ, `provision` makes or adopts them; `log`, `reader` and `pull` are the port `Log`;
-//! `store`, `batch` and `letters` are the port `Store`; `leader` is what a stream's leader answers to both; `durability` finds out
+//! `store`, `batch`, `letters` and `features` are the port `Store`; `leader` is what a stream's leader answers to both; `durability` finds out
 //! how safe an acknowledged write is. Types of the client library appear in this folder only.
 //!
 //! Not for serving NATS, and not for consumers with acknowledgements: the engine keeps its own position.
@@ -16,7 +16,9 @@ mod connect;
 mod durability;
 mod envelope;
 mod error;
+mod features;
 mod first_timers;
+pub mod headers;
 mod leader;
 mod letters;
 mod log;

@@ -23,7 +23,8 @@ use tracing::debug;
 use super::{
     connect::{Link, SUBSCRIPTION_CAPACITY, chain},
     envelope::Delivered,
-    leader::{KEY_HEADER, key_from_header},
+    headers::key_from_header,
+    leader::KEY_HEADER,
 };
 
 /// Events asked for at once. The next pull goes out when half of them have come, so it must exceed twice what arrives

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use keyloom_actors::{
     key::Key,
-    ports::{Claim, RecordKey, Store, StoreEntry, StoreError},
+    ports::{Claim, FeaturePage, RecordKey, Store, StoreEntry, StoreError},
     timestamp::Timestamp,
 };
 use serde::{Deserialize, Serialize};
@@ -59,14 +59,16 @@ pub struct NatsStore {
 
 pub(super) struct Inner {
     connection: Connection,
-    link: Link,
+    pub(super) link: Link,
     pub(super) bucket: String,
-    stream: String,
+    pub(super) stream: String,
     pub(super) handle: Stream<()>,
     /// What a listing of dead letters goes on from.
     pub(super) listed: Mutex<Option<Listed>>,
     /// Whether a direct read is a read from the leader.
     direct: bool,
+    /// Whether there are direct reads at all.
+    pub(super) has_direct: bool,
     batches: Semaphore,
     message_bytes_max: usize,
 }
@@ -113,6 +115,7 @@ pub async fn open_store(connection: &Connection, options: StoreOptions) -> Resul
             handle,
             listed: Mutex::default(),
             direct: found.num_replicas <= 1 && found.allow_direct,
+            has_direct: found.allow_direct,
             batches: Semaphore::new(BATCHES_IN_FLIGHT),
             message_bytes_max,
         }),
@@ -337,6 +340,10 @@ impl Store for NatsStore {
         self.list_first_timers(partition, max).await
     }
 
+    async fn features(&self, after: Option<&Bytes>, limit: usize, bytes_max: usize) -> Result<FeaturePage, StoreError> {
+        self.list_features(after, limit, bytes_max).await
+    }
+
     async fn remove(&self, keys: &[RecordKey]) -> Result<(), StoreError> {
         let removals: Vec<_> = keys.iter().map(|key| self.clone().purge(self.subject(key), kind(key))).collect();
         stream::iter(removals).buffer_unordered(REMOVALS_IN_FLIGHT).try_for_each(|()| async { Ok(()) }).await
@@ -360,5 +367,6 @@ fn kind(key: &RecordKey) -> &'static str {
         RecordKey::Output(..) => "output",
         RecordKey::Care(_) => "care",
         RecordKey::Timer(..) => "first timer",
+        RecordKey::Backend(_) => "feature backend",
     }
 }

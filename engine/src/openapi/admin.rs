@@ -39,12 +39,27 @@ pub(super) struct EngineStatus {
     partitions: Vec<serde_json::Value>,
 }
 
+/// Why an event was given up.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum LetterReason {
+    Parse,
+    NoKey,
+    TooLarge,
+    Schema,
+    Reject,
+    Error,
+    Panic,
+    Stuck,
+    Killer,
+}
+
 /// Letters to send again or to remove: those named, or those that fit.
 #[derive(Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ChangeLetters {
     #[schema(nullable = false)]
-    reason: Option<String>,
+    reason: Option<LetterReason>,
     #[schema(nullable = false)]
     key: Option<String>,
     /// A time, or how long ago.
@@ -124,13 +139,13 @@ pub(super) fn key() {}
 #[utoipa::path(
     get, path = "/api/dead-letters", tag = "admin",
     params(
-        ("reason" = Option<String>, Query, description = "Only of this reason"),
-        ("key" = Option<String>, Query, description = "Only of this key"),
+        ("reason" = Option<LetterReason>, Query, description = "Only of this reason"),
+        ("key" = Option<String>, Query, description = "Only of this key", min_length = 1),
         ("since" = Option<String>, Query, description = "Only stored since: a time, or how long ago"),
         ("until" = Option<String>, Query, description = "Only stored until: a time, or how long ago"),
         ("partition" = Option<u32>, Query, description = "Only of this partition"),
-        ("limit" = Option<u32>, Query, description = "At most so many"),
-        ("after" = Option<String>, Query, description = "Going on from `next` of the page before"),
+        ("limit" = Option<u32>, Query, description = "At most so many", minimum = 1, maximum = 1000),
+        ("after" = Option<String>, Query, description = "Going on from `next` of the page before", pattern = "^[0-9]{1,9}:[0-9]{1,18}$"),
     ),
     responses(
         (status = 200, description = "A page of letters", body = Listing),
@@ -147,7 +162,7 @@ pub(super) fn list_dead_letters() {}
     get, path = "/api/dead-letters/{partition}/{seq}", tag = "admin",
     params(
         ("partition" = u32, Path, description = "Its partition"),
-        ("seq" = u64, Path, description = "Its sequence", minimum = 0),
+        ("seq" = u64, Path, description = "Its sequence", minimum = 1),
     ),
     responses(
         (status = 200, description = "The letter", body = Letter),

@@ -5,7 +5,10 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::{
+    ToSchema,
+    openapi::{ArrayBuilder, ObjectBuilder, Schema, Type, schema::SchemaType},
+};
 
 use super::Problem;
 
@@ -54,7 +57,8 @@ struct Lag {
 #[derive(Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FeatureQuestion {
-    #[schema(min_items = 1, max_items = 1000)]
+    /// Each of 1 to 512 bytes.
+    #[schema(schema_with = keys)]
     keys: Vec<String>,
     /// Names of features; all when absent.
     #[schema(max_items = 1000)]
@@ -64,6 +68,12 @@ pub(super) struct FeatureQuestion {
     /// How long to wait for that, such as `100ms` or `2s`, at most `10s`; `1s` when absent.
     #[schema(pattern = "^[0-9]+(ms|s)$")]
     wait: Option<String>,
+}
+
+fn keys() -> Schema {
+    let key = ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(512));
+    let keys = ArrayBuilder::new().items(key).min_items(Some(1)).max_items(Some(1_000));
+    keys.description(Some("Each of 1 to 512 bytes.")).into()
 }
 
 /// Answers in the order asked.
@@ -90,19 +100,22 @@ pub(super) struct FeastQuestion {
     /// References `view:feature`; the view is free.
     #[schema(min_items = 1, max_items = 1000)]
     features: Vec<String>,
-    /// One column of keys, under any name.
-    entities: BTreeMap<String, Vec<FeastEntity>>,
+    #[schema(schema_with = entities)]
+    entities: BTreeMap<String, Vec<serde_json::Value>>,
     /// Whether columns are called `view__feature`.
     #[schema(required = false)]
     full_feature_names: bool,
 }
 
-/// A key.
-#[derive(Serialize, ToSchema)]
-#[serde(untagged)]
-enum FeastEntity {
-    Text(String),
-    Number(i64),
+fn entities() -> Schema {
+    let key = ObjectBuilder::new().schema_type(SchemaType::from_iter([Type::String, Type::Integer, Type::Null]));
+    let column = ArrayBuilder::new().items(key).max_items(Some(1_000));
+    let columns = ObjectBuilder::new().additional_properties(Some(column));
+    columns
+        .min_properties(Some(1))
+        .max_properties(Some(1))
+        .description(Some("One column of keys, under any name: texts or whole numbers."))
+        .into()
 }
 
 /// Columns of values.
@@ -141,7 +154,7 @@ enum FeastStatus {
 #[utoipa::path(
     get, path = "/v1/features/{key}", tag = "features",
     params(
-        ("key" = String, Path, description = "The key, percent-encoded: 1 to 512 bytes of UTF-8", min_length = 1),
+        ("key" = String, Path, description = "The key, percent-encoded: 1 to 512 bytes of UTF-8", min_length = 1, max_length = 512),
         ("features" = Option<String>, Query, description = "Names of features, with commas between them; all when absent"),
         ("min_seq" = Option<String>, Query, description = "A sequence in the partition of the key, or `partition:sequence`, that the answer must show", pattern = "^([0-9]+:)?[0-9]+$"),
         ("wait" = Option<String>, Query, description = "With min_seq: how long to wait for it, at most 10s; 1s when absent", pattern = "^[0-9]+(ms|s)$"),

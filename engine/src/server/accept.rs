@@ -93,7 +93,7 @@ fn take(stream: TcpStream, peer: SocketAddr, shared: &Arc<Shared>, router: &Rout
 fn refuse(stream: TcpStream) {
     use std::io::Write as _;
     if let Ok(mut stream) = stream.into_std() {
-        stream.write(FULL).ok(); // who does not take it in one piece finds the connection closed
+        stream.write_all(FULL).ok(); // who does not take it in one piece finds the connection closed
     }
 }
 

@@ -299,6 +299,60 @@ pub(super) const LAKE: Section = Section {
     ],
 };
 
+/// `[backend]`
+pub(super) const BACKEND: Section = Section {
+    name: "backend",
+    about: "Another database that has the feature answers too, beside the store; none without this section.",
+    keys: &[
+        key("kind", Kind::Choice(&["redis", "dynamodb"]), "redis", "A Redis, or a table of DynamoDB.").default(),
+        key(
+            "url",
+            Kind::Text(names::redis_url),
+            "redis://127.0.0.1:6379",
+            "The primary, with /NUMBER for another database than 0; rediss:// for an encrypted connection.",
+        )
+        .default()
+        .only("redis"),
+        key("user", Kind::Text(names::filled), "keyloom", "User, together with password.").only("redis"),
+        key("password", Kind::Secret, "{ env = \"REDIS_PASSWORD\" }", "Password.").only("redis"),
+        key("ca", Kind::Path, "ca.pem", "Certificates to trust instead of the system's, PEM.").only("redis"),
+        key(
+            "prefix",
+            Kind::Text(names::key_prefix),
+            "keyloom:",
+            "What stands before each key; engines that share a backend need one each.",
+        )
+        .default(),
+        key(
+            "ttl",
+            Kind::Time(secs(1), YEARS_10),
+            "30d",
+            "Answers leave the backend when the newest event of their key is older (default: never).",
+        ),
+        key("table", Kind::Text(names::dynamo_table), "features", "The table; it must exist.").only("dynamodb"),
+        key("region", Kind::Text(names::filled), "eu-west-1", "Region (default: from the environment).")
+            .only("dynamodb"),
+        key(
+            "endpoint",
+            Kind::Text(names::endpoint),
+            "http://127.0.0.1:8000",
+            "Another service than AWS (default: AWS).",
+        )
+        .only("dynamodb"),
+        key("profile", Kind::Text(names::filled), "prod", "Profile of the shared AWS configuration.").only("dynamodb"),
+        key(
+            "access_key",
+            Kind::Secret,
+            "{ env = \"DYNAMODB_ACCESS_KEY\" }",
+            "Access key id (default: from the environment).",
+        )
+        .only("dynamodb"),
+        key("secret_key", Kind::Secret, "{ env = \"DYNAMODB_SECRET_KEY\" }", "Secret of access_key.").only("dynamodb"),
+        key("session_token", Kind::Secret, "{ env = \"DYNAMODB_SESSION_TOKEN\" }", "Session token of access_key.")
+            .only("dynamodb"),
+    ],
+};
+
 /// `[nats]`
 pub(super) const NATS: Section = Section {
     name: "nats",
@@ -403,6 +457,12 @@ pub(super) const INGEST: Section = Section {
             Kind::Keys(&COOKIE),
             "{ enabled = true, name = \"sp\" }",
             "The cookie by which Snowplow trackers know a browser again.",
+        ),
+        key(
+            "schemas",
+            Kind::Path,
+            "schemas",
+            "A folder of JSON Schemas, NAME.json for the events of that name: what does not fit is refused (default: none).",
         ),
     ],
 };
@@ -644,8 +704,8 @@ pub(super) const TABLE: Section = Section {
 };
 
 /// The sections whose keys are fixed and that appear once.
-pub(super) const SECTIONS: [&Section; 10] =
-    [&ENGINE, &LOG, &STORE, &LAKE, &NATS, &HTTP, &INGEST, &ADMIN, &SESSIONS, &FEATURES];
+pub(super) const SECTIONS: [&Section; 11] =
+    [&ENGINE, &LOG, &STORE, &LAKE, &NATS, &HTTP, &INGEST, &ADMIN, &SESSIONS, &FEATURES, &BACKEND];
 
 /// Sections that appear once for each name below them.
 pub(super) const NAMED_SECTIONS: [&str; 5] = ["access", "source", "handler", "feature", "table"];
@@ -673,6 +733,7 @@ pub(super) fn plain_names(section: &str) -> Box<dyn Iterator<Item = &'static str
         "nats" => Box::new(NATS.keys.iter().copied().chain(TLS)),
         "lake" => Box::new(LAKE.keys.iter().copied()),
         "source" => Box::new(SOURCE.keys.iter().copied().chain(PSEUDONYMS)),
+        "backend" => Box::new(BACKEND.keys.iter().copied()),
         _ => Box::new(all()),
     };
     Box::new(keys.filter(|k| !matches!(k.kind, Kind::Secret)).map(|k| k.name).chain(top_names()).chain(["env", "file"]))

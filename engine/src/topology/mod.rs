@@ -16,6 +16,7 @@ mod problems;
 mod reader;
 mod resolved;
 mod schema;
+mod schemas;
 mod secret;
 mod sections;
 mod syntax;
@@ -143,6 +144,7 @@ fn understand(r: &mut Reader<'_>, root: &DeTable<'_>, path: &Path, handlers: &dy
         log: parts.log.value?,
         store: parts.store.value?,
         lake: parts.lake.value?,
+        backend: parts.backend.value,
         nats: parts.nats.value,
         http: parts.http.value?,
         ingest: parts.ingest?,
@@ -151,6 +153,7 @@ fn understand(r: &mut Reader<'_>, root: &DeTable<'_>, path: &Path, handlers: &dy
         sessions: parts.sessions.value?,
         handlers: parts.handlers,
         features: parts.features?,
+        schemas: parts.schemas?,
         tables: parts.tables,
     })
 }

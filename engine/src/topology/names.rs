@@ -164,6 +164,41 @@ pub(super) fn nats_url(text: &str) -> Result<(), Wrong> {
         .ok_or_else(|| Wrong::new("is not the address of a server", example))
 }
 
+/// `redis://host:port` or `rediss://host:port`, perhaps with `/NUMBER`: one server, no credentials.
+pub(super) fn redis_url(text: &str) -> Result<(), Wrong> {
+    let example = "write \"redis://host:6379\", or \"rediss://host:6379\" for an encrypted connection";
+    let Some(rest) = text.strip_prefix("redis://").or_else(|| text.strip_prefix("rediss://")) else {
+        return Err(Wrong::new("the address must begin with redis:// or rediss://", example));
+    };
+    if rest.contains('@') {
+        let help = "remove what stands before the @ and add user, and password by reference: \
+                    password = { env = \"REDIS_PASSWORD\" }";
+        return Err(Wrong::new("credentials do not belong into the url", help));
+    }
+    let (address, database) = rest.split_once('/').unwrap_or((rest, ""));
+    let is_number = database.is_empty() || database.parse::<u16>().is_ok();
+    host_and_port(address).filter(|()| is_number).ok_or_else(|| Wrong::new("is not the address of a server", example))
+}
+
+/// What stands before each key in a feature backend.
+pub(super) fn key_prefix(text: &str) -> Result<(), Wrong> {
+    if (1..=NAME_BYTES_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
+        return Ok(());
+    }
+    let what = format!("{} is not a prefix of keys", super::problems::quoted(text));
+    Err(Wrong::new(what, format!("use 1 to {NAME_BYTES_MAX} visible ASCII characters without blanks: \"keyloom:\"")))
+}
+
+/// The name of a table of DynamoDB.
+pub(super) fn dynamo_table(text: &str) -> Result<(), Wrong> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    if (3..=255).contains(&text.len()) && text.bytes().all(plain) {
+        return Ok(());
+    }
+    let what = format!("{} is not the name of a table", super::problems::quoted(text));
+    Err(Wrong::new(what, "DynamoDB allows 3 to 255 letters, digits, -, _ and ."))
+}
+
 /// `http://host:port` of a service that speaks S3.
 pub(super) fn endpoint(text: &str) -> Result<(), Wrong> {
     let example = "write \"http://127.0.0.1:9000\" or \"https://s3.example.com\"";
@@ -340,6 +375,14 @@ mod tests {
             assert!(nats_url(bad).is_err(), "{bad}");
         }
         assert_eq!(endpoint("http://127.0.0.1:9000"), Ok(()));
+        for good in ["redis://127.0.0.1:6379", "rediss://r.example.com", "redis://[::1]:6379/15", "redis://r/"] {
+            assert_eq!(redis_url(good), Ok(()), "{good}");
+        }
+        for bad in
+            ["", "r:6379", "http://r", "redis://", "redis://u:p@r", "redis://r/x", "redis://r/1/2", "redis://r:x"]
+        {
+            assert!(redis_url(bad).is_err(), "{bad}");
+        }
         assert!(endpoint("127.0.0.1:9000").is_err());
     }
 
@@ -400,7 +443,7 @@ mod tests {
         #[test]
         fn no_text_breaks_a_check(text in "\\PC{0,40}") {
             let of_access = [role, token_hash, public_key, origin, network, domain, cookie_name];
-            for check in [name, table_name, key_path, event_key, subject, nats_url, endpoint, bucket, prefix, filled].into_iter().chain(of_access) {
+            for check in [name, table_name, key_path, event_key, subject, nats_url, redis_url, key_prefix, dynamo_table, endpoint, bucket, prefix, filled].into_iter().chain(of_access) {
                 prop_assert!(check(&text).is_ok() || check(&text).is_err_and(|w| !w.what.is_empty() && !w.help.is_empty()));
             }
         }

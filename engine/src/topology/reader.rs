@@ -35,7 +35,7 @@ pub(super) struct Reader<'a> {
 /// A section or an inline table, present or not.
 pub(super) struct Section<'a> {
     /// How messages begin: `[log] ` or `[log] retention.`.
-    title: String,
+    pub(super) title: String,
     keys: &'static [Key],
     table: Option<&'a DeTable<'a>>,
     span: Range<usize>,

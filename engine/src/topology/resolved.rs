@@ -9,6 +9,7 @@ use keyloom_actors::features;
 
 use super::Secret;
 use crate::access::{self, IpPolicy, Roles, TokenHash};
+use crate::front_door::schema::Schemas;
 
 /// A whole topology.
 #[derive(Clone, PartialEq, Debug)]
@@ -23,6 +24,8 @@ pub struct Topology {
     pub store: Store,
     /// `[lake]`
     pub lake: Lake,
+    /// `[backend]`
+    pub backend: Option<Backend>,
     /// `[nats]`; present exactly when the log and the store live there.
     pub nats: Option<Nats>,
     /// `[http]`
@@ -33,6 +36,8 @@ pub struct Topology {
     pub access: BTreeMap<String, Access>,
     /// `[source.NAME]` by name.
     pub sources: BTreeMap<String, Source>,
+    /// `[ingest] schemas`
+    pub schemas: Option<Arc<Schemas>>,
     /// `[sessions]`
     pub sessions: Sessions,
     /// `[handler.NAME]`: the configuration of each handler by name, as given.
@@ -204,6 +209,50 @@ pub struct S3 {
     pub secret_key: Option<Secret>,
     /// Session token of `access_key`.
     pub session_token: Option<Secret>,
+}
+
+/// Where feature answers go beside the store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Backend {
+    /// Which database.
+    pub home: BackendHome,
+    /// What stands before each key.
+    pub prefix: String,
+    /// Answers leave when their event time is this long ago.
+    pub ttl: Option<Duration>,
+}
+
+/// The database of a feature backend.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum BackendHome {
+    /// A Redis.
+    Redis {
+        /// `redis://host:port/db` or `rediss://host:port/db`, without credentials.
+        url: String,
+        /// User of the password.
+        user: Option<String>,
+        /// Password.
+        password: Option<Secret>,
+        /// Certificates to trust instead of the system's.
+        ca: Option<PathBuf>,
+    },
+    /// A table of DynamoDB.
+    Dynamodb {
+        /// The table.
+        table: String,
+        /// Region; `None`: from the environment.
+        region: Option<String>,
+        /// Another service than AWS.
+        endpoint: Option<String>,
+        /// Profile of the shared AWS configuration.
+        profile: Option<String>,
+        /// Access key id; `None`: credentials come from the environment.
+        access_key: Option<Secret>,
+        /// Secret of `access_key`; present with it.
+        secret_key: Option<Secret>,
+        /// Session token of `access_key`.
+        session_token: Option<Secret>,
+    },
 }
 
 /// A NATS server.

@@ -1,6 +1,6 @@
 //! From sections to the parts of a topology, one function each; what must hold between parts is in `check.rs`.
 
-use std::{collections::BTreeMap, ops::Range, time::Duration};
+use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
 use toml::de::{DeTable, DeValue};
 
@@ -11,8 +11,10 @@ use super::{
     problems::quoted,
     reader::{Field, Reader, Section, field, found},
     resolved::*,
-    tables,
+    schemas, tables,
 };
+
+use crate::front_door::schema::Schemas;
 
 /// What a log keeps when the file does not say, by age ...
 const RETENTION_AGE: Duration = Duration::from_secs(7 * 86_400);
@@ -38,6 +40,7 @@ pub(super) struct Parts<'a> {
     pub(super) store_kind: Option<&'static str>,
     pub(super) checkpoint_every: Option<Duration>,
     pub(super) lake: Part<'a, Lake>,
+    pub(super) backend: Part<'a, Backend>,
     pub(super) nats: Part<'a, Nats>,
     pub(super) http: Part<'a, Http>,
     pub(super) ingest: Option<Ingest>,
@@ -46,6 +49,7 @@ pub(super) struct Parts<'a> {
     pub(super) sessions: Part<'a, Sessions>,
     pub(super) handlers: BTreeMap<String, serde_json::Value>,
     pub(super) features: Option<DeclaredFeatures>,
+    pub(super) schemas: Option<Option<Arc<Schemas>>>,
     pub(super) windows: Vec<Windowed>,
     pub(super) feature_names: Vec<(String, Range<usize>)>,
     pub(super) tables: BTreeMap<String, Table>,
@@ -54,7 +58,8 @@ pub(super) struct Parts<'a> {
 /// Reads all parts; whatever is wrong with one does not hide what is wrong with the next.
 pub(super) fn read<'a>(r: &mut Reader<'_>, root: &'a DeTable<'a>, catalog: &dyn HandlerCatalog) -> Parts<'a> {
     let mut open = |s: &keys::Section| r.section(s.name, s.keys, field(root, s.name));
-    let [engine, log, store, lake, nats, http, ingest, admin, sessions, of_features] = keys::SECTIONS.map(&mut open);
+    let [engine, log, store, lake, nats, http, ingest, admin, sessions, of_features, backend] =
+        keys::SECTIONS.map(&mut open);
     let faces = access::Faces { http: &http, ingest: &ingest, features: &of_features, admin: &admin };
     let http_value = access::read_http(r, &faces);
     let ingest_value = access::read_ingest(r, &ingest);
@@ -85,6 +90,7 @@ pub(super) fn read<'a>(r: &mut Reader<'_>, root: &'a DeTable<'a>, catalog: &dyn 
         store_kind,
         checkpoint_every,
         lake: Part { value: read_lake(r, &lake), section: lake },
+        backend: Part { value: read_backend(r, &backend), section: backend },
         nats: Part { value: read_nats(r, &nats), section: nats },
         http: Part { value: http_value, section: http },
         ingest: ingest_value,
@@ -92,6 +98,7 @@ pub(super) fn read<'a>(r: &mut Reader<'_>, root: &'a DeTable<'a>, catalog: &dyn 
         sources: guests.sources,
         handlers: handlers::read(r, root, catalog),
         features,
+        schemas: schemas::read(r, &ingest),
         windows,
         feature_names,
         tables: tables::read(r, root, catalog, &sessions, sessions_value.as_ref().map(|s| s.handler.as_str())),
@@ -194,16 +201,62 @@ fn read_lake(r: &mut Reader<'_>, s: &Section<'_>) -> Option<Lake> {
         secret_key: r.secret(s, "secret_key"),
         session_token: r.secret(s, "session_token"),
     };
+    check_aws_keys(r, s);
+    Some(Lake::S3(s3))
+}
+
+/// What must hold between the keys that say how to get in at AWS.
+fn check_aws_keys(r: &mut Reader<'_>, s: &Section<'_>) {
+    let title = s.title.clone();
     for (name, other) in [("access_key", "secret_key"), ("secret_key", "access_key"), ("session_token", "access_key")] {
         if let (Some(field), false) = (s.field(name), s.has(other)) {
             let help = format!("add {other} by reference, or remove {name}");
-            r.relation(field.key, format!("[lake] {name}: without {other} it cannot be used"), help);
+            r.relation(field.key, format!("{title}{name}: without {other} it cannot be used"), help);
         }
     }
     if let (Some(field), true) = (s.field("profile"), s.has("access_key")) {
-        r.relation(field.key, "[lake] profile: access_key is given too", "keep one way to authenticate");
+        r.relation(field.key, format!("{title}profile: access_key is given too"), "keep one way to authenticate");
     }
-    Some(Lake::S3(s3))
+}
+
+fn read_backend(r: &mut Reader<'_>, s: &Section<'_>) -> Option<Backend> {
+    if !s.is_given() {
+        return None;
+    }
+    let kind = r.choice(s, "kind")?;
+    r.refuse_other_kinds(s, kind);
+    let (prefix, ttl) = (r.text(s, "prefix"), r.duration(s, "ttl"));
+    let home = if kind == "redis" {
+        let url = r.text(s, "url");
+        if let (Some(field), false) = (s.field("user"), s.has("password")) {
+            let help = "add password = { env = \"REDIS_PASSWORD\" }, or remove user";
+            r.relation(field.key, "[backend] user: without password it cannot be used", help);
+        }
+        if let (Some(field), Some(url)) = (s.field("ca"), &url)
+            && !url.starts_with("rediss://")
+        {
+            let message = "[backend] ca: the connection is not encrypted";
+            r.relation(field.key, message, "write rediss:// in url, or remove ca");
+        }
+        let (user, password) = (r.text(s, "user"), r.secret(s, "password"));
+        BackendHome::Redis { user, password, ca: r.existing(s, "ca", false), url: url? }
+    } else {
+        let table = r.text(s, "table");
+        if !s.has("table") {
+            r.relation(s.span_of("kind"), "[backend] table: kind = \"dynamodb\" needs a table", "add table = \"NAME\"");
+        }
+        check_aws_keys(r, s);
+        BackendHome::Dynamodb {
+            table: table.unwrap_or_default(),
+            region: r.text(s, "region"),
+            endpoint: r.text(s, "endpoint"),
+            profile: r.text(s, "profile"),
+            access_key: r.secret(s, "access_key"),
+            secret_key: r.secret(s, "secret_key"),
+            session_token: r.secret(s, "session_token"),
+        }
+    };
+    Some(Backend { home, prefix: prefix?, ttl })
 }
 
 fn read_nats(r: &mut Reader<'_>, s: &Section<'_>) -> Option<Nats> {

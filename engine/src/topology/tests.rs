@@ -82,6 +82,7 @@ fn the_quick_start_resolves_exactly() {
             log: Log::Embedded { fsync: Fsync::Group, retention, dedupe_window: Duration::from_secs(120) },
             store: Store { home: StoreHome::Embedded, checkpoint_every: Duration::from_secs(5), outbox_max: 10 << 30 },
             lake: Lake::Dir { path: "conf/lake".into() },
+            backend: None,
             nats: None,
             http: Http {
                 listen: Listen { ingest: LOOPBACK, features: LOOPBACK, admin: LOOPBACK },
@@ -120,6 +121,7 @@ fn the_quick_start_resolves_exactly() {
             },
             handlers: [("session-features".to_owned(), json!({ "session_gap": "30m" }))].into(),
             features: DeclaredFeatures::default(),
+            schemas: None,
             tables: [("raw_events".to_owned(), Table { from: TableFrom::Events, cut })].into(),
         }
     );
@@ -242,6 +244,12 @@ const CASES: &[(&str, &str, &str, &str)] = &[
     ("[log];retention = { aeg = \"7d\" }", "3:15", "[log] retention: unknown key \"aeg\"", "did you mean age?"),
     ("[table.x];cut = { row = 1 }", "3:9", "[table.x] cut: unknown key \"row\"", "did you mean rows?"),
     ("[model.x]", "2:2", "[model] is reserved for a later version", "remove it"),
+    (
+        "[ingest];schemas = \"none\"",
+        "3:11",
+        "[ingest] schemas: conf/none cannot be read",
+        "NAME.json for each event name",
+    ),
     ("[identity]", "2:2", "[identity] is reserved for a later version", "remove it"),
     // types and units
     ("engine = 3", "2:1", "engine is a section, found the number 3", "write [engine] on a line"),
@@ -491,6 +499,26 @@ const CASES: &[(&str, &str, &str, &str)] = &[
         "5:1",
         "without access_key",
         "add access_key",
+    ),
+    // Feature backends
+    ("[backend];url = \"http://x\"", "3:7", "must begin with redis:// or rediss://", "redis://host:6379"),
+    ("[backend];url = \"redis://:p@x\"", "3:7", "credentials do not belong into the url", "REDIS_PASSWORD"),
+    ("[backend];user = \"u\"", "3:1", "[backend] user: without password", "add password"),
+    ("[backend];prefix = \"\"", "3:10", "is not a prefix of keys", "visible ASCII"),
+    ("[backend];table = \"x\"", "3:1", "[backend] table: belongs to kind = \"dynamodb\"", "remove it"),
+    ("[backend];kind = \"dynamodb\"", "3:8", "kind = \"dynamodb\" needs a table", "add table"),
+    ("[backend];kind = \"dynamodb\";table = \"x\"", "4:9", "is not the name of a table", "3 to 255"),
+    (
+        "[backend];kind = \"dynamodb\";table = \"features\";access_key = { env = \"GOOD\" }",
+        "5:1",
+        "[backend] access_key: without secret_key",
+        "add secret_key",
+    ),
+    (
+        "[backend];kind = \"dynamodb\";table = \"features\";password = { env = \"GOOD\" }",
+        "5:1",
+        "[backend] password: belongs to kind = \"redis\"",
+        "remove it",
     ),
 ];
 
@@ -769,6 +797,27 @@ fn files_it_refers_to_are_found_beside_it_and_must_be_private() {
     assert!(told.contains("t.toml:5:18: [nats] creds: everyone on this machine may read"), "{told}");
     assert!(told.contains("t.toml:6:32: [nats] tls.key: everyone on this machine may read"), "{told}");
     assert!(told.contains("run: chmod o-r"), "{told}");
+}
+
+#[test]
+fn schemas_of_events_are_compiled_and_bad_ones_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (topology, schemas) = (folder.path().join("t.toml"), folder.path().join("schemas"));
+    std::fs::write(&topology, "version = 1\n[ingest]\nschemas = \"schemas\"\n").unwrap();
+    std::fs::create_dir_all(schemas.join("folder.json")).unwrap();
+    std::fs::write(schemas.join("README.md"), "no schema").unwrap();
+    std::fs::write(schemas.join("order completed.json"), r#"{"required":["price"]}"#).unwrap();
+    let good = load(&topology, &Catalog).expect("valid").schemas.expect("given");
+    assert_eq!(good.len(), 1);
+    std::fs::write(schemas.join("a.json"), r#"{"type":"strange"}"#).unwrap();
+    std::fs::write(schemas.join("b.json"), "{").unwrap();
+    std::fs::write(schemas.join("large.json"), " ".repeat(300 << 10)).unwrap();
+    let told = load(&topology, &Catalog).expect_err("three are bad").render(false);
+    for text in
+        ["t.toml:3:11: [ingest] schemas: a.json: ", "b.json: not JSON", "large.json: it has", "correct this schema"]
+    {
+        assert!(told.contains(text), "{text}: {told}");
+    }
 }
 
 #[test]

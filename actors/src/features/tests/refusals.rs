@@ -37,6 +37,11 @@ fn mistakes_are_found_where_they_are() {
     assert_eq!(filter("page_url.matches('(a+)+$')").1, "there is no function matches");
     assert_eq!(filter("a.all(x, b.all(y, x == y))").1, "a macro over a list stands inside of another");
     assert_eq!(filter(&"!".repeat(600).replace('!', "!(")).0, "where");
+    // Each costs the parser stack: more than a thread has.
+    for unit in ["(", "[", "{a = ", "{ a: ", "x[", "f(", "a ? b : ", "!(", "- !("] {
+        assert_eq!(filter(&unit.repeat(EXPRESSION_BYTES_MAX / unit.len())).0, "where", "{unit}");
+        assert_eq!(filter(&unit.repeat(47)).0, "where", "{unit}");
+    }
     assert_eq!(filter(&format!("a == '{}'", "x".repeat(EXPRESSION_BYTES_MAX))).1, "is too long");
     assert_eq!(filter(" ").1, "is empty");
     let of = |function: &str, text: &str| one("f", define(function, text, "", None));

@@ -20,11 +20,7 @@ use crate::{
     dead_letters::Desk,
     faces::{self, View},
     features::{FeatureReader, Sources},
-    front_door::{
-        self, Acceptor, FrontDoor, Limits,
-        admission::Admissions,
-        protocols::cookie::{self, CollectorCookie},
-    },
+    front_door::{self, Acceptor, FrontDoor, Limits, admission::Admissions},
     grpc::{self, KeyMember},
     homes::{self, OWNER_FILE},
     keys::Inspector,
@@ -194,22 +190,7 @@ fn front_door(topology: &Topology, running: &Running, rules: &Arc<Rules>) -> Fro
         Limits { body_bytes_max: body_max, events_max, in_flight_bytes_max: in_flight_max, ..Limits::default() },
     )
     .with_admissions(Admissions::new(Arc::clone(rules)))
-    .with_cookie(collector_cookie(&topology.ingest.cookie))
-}
-
-fn collector_cookie(settings: &topology::Cookie) -> Option<CollectorCookie> {
-    settings.enabled.then(|| CollectorCookie {
-        name: settings.name.clone(),
-        expires_after: settings.max_age,
-        domain: settings.domain.clone(),
-        same_site: match settings.same_site {
-            topology::SameSite::None => cookie::SameSite::None,
-            topology::SameSite::Lax => cookie::SameSite::Lax,
-            topology::SameSite::Strict => cookie::SameSite::Strict,
-        },
-        secure: settings.secure,
-        ..CollectorCookie::default()
-    })
+    .with_cookie(topology.ingest.cookie.clone())
 }
 
 async fn wait_until_running(running: &mut Running) -> anyhow::Result<()> {

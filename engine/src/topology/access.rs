@@ -13,11 +13,12 @@ use super::{
     keys, names,
     problems::printable,
     reader::{Reader, Section},
-    resolved::{Access, Cookie, Http, HttpTls, Ingest, Listen, Pseudonyms, SameSite, Source},
+    resolved::{Access, Http, HttpTls, Ingest, Listen, Pseudonyms, Source},
     sections::named,
 };
 use crate::{
     access::{IpPolicy, Role, Roles, TokenHash},
+    front_door::protocols::cookie::{CollectorCookie, SameSite},
     server::Tls,
 };
 
@@ -102,9 +103,15 @@ pub(super) fn read_ingest(r: &mut Reader<'_>, s: &Section<'_>) -> Option<Ingest>
             "[ingest] cookie.secure: browsers refuse a cookie for all pages (same_site = \"none\") that is not secure";
         r.relation(c.span_of("secure"), message, "set same_site = \"lax\", or remove secure");
     }
-    let cookie =
-        Cookie { enabled: enabled?, name: name?, max_age: max_age?, secure: secure?, same_site: same_site?, domain };
-    Some(Ingest { ip: ip?, cookie })
+    let cookie = CollectorCookie {
+        name: name?,
+        expires_after: max_age?,
+        domain,
+        same_site: same_site?,
+        secure: secure?,
+        ..CollectorCookie::default()
+    };
+    Some(Ingest { ip: ip?, cookie: enabled?.then_some(cookie) })
 }
 
 /// Reads `[access.NAME]` and `[source.NAME]`, and checks that every face beyond loopback has somebody who may come in.

@@ -9,7 +9,7 @@ use keyloom_actors::features;
 
 use super::Secret;
 use crate::access::{self, IpPolicy, Roles, TokenHash};
-use crate::front_door::schema::Schemas;
+use crate::front_door::{protocols::cookie::CollectorCookie, schema::Schemas};
 
 /// A whole topology.
 #[derive(Clone, PartialEq, Debug)]
@@ -353,36 +353,8 @@ pub struct HttpTls {
 pub struct Ingest {
     /// What is kept of client addresses, unless a source says otherwise.
     pub ip: IpPolicy,
-    /// The cookie of trackers.
-    pub cookie: Cookie,
-}
-
-/// The cookie by which a tracker's browser is known again.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Cookie {
-    /// Whether it is set at all.
-    pub enabled: bool,
-    /// Its name.
-    pub name: String,
-    /// How long browsers keep it.
-    pub max_age: Duration,
-    /// Only over HTTPS.
-    pub secure: bool,
-    /// From which pages browsers send it.
-    pub same_site: SameSite,
-    /// The domain it is for; `None`: the host that was asked.
-    pub domain: Option<String>,
-}
-
-/// From which pages browsers send a cookie.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SameSite {
-    /// From all.
-    None,
-    /// From those of the same site, and when a link is followed.
-    Lax,
-    /// From those of the same site.
-    Strict,
+    /// The cookie by which a tracker's browser is known again; `None`: there is none.
+    pub cookie: Option<CollectorCookie>,
 }
 
 /// Somebody who may come in.

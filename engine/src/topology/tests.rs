@@ -11,7 +11,10 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::access::{IpPolicy, Role, Roles, TokenHash};
+use crate::{
+    access::{IpPolicy, Role, Roles, TokenHash},
+    front_door::protocols::cookie::CollectorCookie,
+};
 
 const QUICKSTART: &str = include_str!("../../../config/quickstart.toml");
 const CLICKSTREAM: &str = include_str!("../../../config/clickstream.toml");
@@ -97,17 +100,7 @@ fn the_quick_start_resolves_exactly() {
                 trusted_proxies: Vec::new(),
                 tls: None,
             },
-            ingest: Ingest {
-                ip: IpPolicy::Truncate,
-                cookie: Cookie {
-                    enabled: true,
-                    name: "sp".into(),
-                    max_age: Duration::from_secs(365 * 86_400),
-                    secure: true,
-                    same_site: SameSite::None,
-                    domain: None,
-                },
-            },
+            ingest: Ingest { ip: IpPolicy::Truncate, cookie: Some(CollectorCookie::default()) },
             access: [].into(),
             sources: [].into(),
             sessions: Sessions {

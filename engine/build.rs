@@ -12,6 +12,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     compiler.include_imports(true).include_source_info(true).open_file(FILE)?;
     let out = env::var_os("OUT_DIR").ok_or("cargo says where to write")?;
     fs::write(Path::new(&out).join("keyloom.v1.bin"), compiler.encode_file_descriptor_set())?;
-    tonic_prost_build::configure().build_client(false).btree_map(".").compile_fds(compiler.file_descriptor_set())?;
+    tonic_prost_build::configure()
+        .build_client(false)
+        .codec_path("crate::grpc::codec::CountedCodec")
+        .btree_map(".")
+        .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

@@ -169,7 +169,9 @@ struct Guard {
 async fn pass(State(guard): State<Guard>, request: Request, next: Next) -> Response {
     let Some(role) = (guard.role)(request.method(), request.uri().path()) else { return next.run(request).await };
     let (head, body) = request.into_parts();
-    let entered = if role == Role::AdminWrite && is_cross_site(&head, guard.rules.is_open()) {
+    let entered = if (role == Role::AdminWrite && is_cross_site(&head, guard.rules.is_open()))
+        || (guard.rules.is_open() && is_renamed(&head))
+    {
         Err(Denied::CrossSite)
     } else {
         let credentials = Credentials::of(&head.headers, head.extensions.get::<Peer>(), &guard.rules);
@@ -205,15 +207,24 @@ async fn pass_sender(State(rules): State<Arc<Rules>>, request: Request, next: Ne
 /// Whether a page of another site may have made a browser send this. Programs that are no browsers say none of it.
 fn is_cross_site(head: &Parts, is_open: bool) -> bool {
     let text = |name: &str| head.headers.get(name).map(|value| value.to_str().unwrap_or("?"));
-    let host = head.uri.authority().map(|authority| authority.as_str()).or_else(|| text("host"));
+    let host = host(head);
     let fetched_elsewhere = text("sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none"));
     let sent_elsewhere = text("origin").is_some_and(|origin| {
         let from = origin.split_once("://").map(|(_, from)| from);
         from.is_none_or(|from| host.is_none_or(|host| !from.eq_ignore_ascii_case(host)))
     });
-    // Without credentials a page could also give its own name our address and be of our site.
-    let renamed = is_open && host.is_some_and(|host| !is_of_this_machine(host));
-    fetched_elsewhere || sent_elsewhere || renamed
+    fetched_elsewhere || sent_elsewhere || (is_open && is_renamed(head))
+}
+
+/// Whether the request was made for a name of somebody else: without credentials a page could give its own name our
+/// address, and then be of our site, and read.
+fn is_renamed(head: &Parts) -> bool {
+    host(head).is_some_and(|host| !is_of_this_machine(host))
+}
+
+fn host(head: &Parts) -> Option<&str> {
+    let named = || head.headers.get(header::HOST).map(|value| value.to_str().unwrap_or("?"));
+    head.uri.authority().map(|authority| authority.as_str()).or_else(named)
 }
 
 /// Whether `host` is written as an address, or as localhost.

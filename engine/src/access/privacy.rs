@@ -113,9 +113,24 @@ impl Privacy {
         self.ip.apply(address).map(|address| address.to_string())
     }
 
-    /// Whether values are replaced: then what a sender sent is not kept as it was sent, not even in a dead letter.
-    pub fn hides(&self) -> bool {
-        self.pseudonyms.is_some()
+    /// What may be kept of what a tracker sent, as it was sent, where no event could be made of it. `None`: nothing, because
+    /// values are to be replaced, or it cannot be looked into.
+    pub fn of_sent<'a>(&self, sent: &'a [u8], is_anonymous: bool) -> Option<Cow<'a, [u8]>> {
+        /// Trackers' own names of what the event has under others.
+        const ADDRESSES: [&str; 3] = ["ip", "context.ip", "user_ipaddress"];
+        const IDENTIFIERS: [&str; 2] = ["nuid", "tnuid"];
+        if self.pseudonyms.is_some() {
+            return None;
+        }
+        let ip = if is_anonymous { IpPolicy::Drop } else { self.ip };
+        if ip == IpPolicy::Keep {
+            return Some(Cow::Borrowed(sent));
+        }
+        let identifiers = IDENTIFIERS.iter().filter(|_| is_anonymous).map(|name| (name, IpPolicy::Drop));
+        let named = ADDRESSES.iter().map(|name| (name, ip)).chain(identifiers);
+        let deeds = named.map(|(name, policy)| (Cow::Owned(Path::new(name)), Deed::Cut(policy))).collect();
+        let is_object = serde_json::from_slice::<Members<'_>>(sent).is_ok();
+        is_object.then(|| Rewriting { deeds }.apply(sent))
     }
 
     fn deeds(&self, ip: IpPolicy) -> Vec<(Cow<'_, Path>, Deed<'_>)> {
@@ -171,7 +186,14 @@ impl Rewriting<'_> {
 /// Finds what changes in the object `text`, which begins at `offset` of the event, in the order of the text. A name that
 /// stands there twice is found twice. The depth is that of the longest path.
 fn find(text: &str, offset: usize, open: &[(&Path, usize, Deed<'_>)], changes: &mut Vec<(Range<usize>, Value)>) {
-    let Ok(Members(members)) = serde_json::from_str(text) else { return };
+    let Ok(Members(members)) = serde_json::from_str(text) else {
+        // The event itself is refused by whoever reads it. What stands inside of it is not looked into any more, so what
+        // should be private there must not stay: a name may be half a surrogate pair, for instance.
+        if open.iter().any(|(_, level, _)| *level > 0) {
+            changes.push((offset..offset + text.len(), Value::Null));
+        }
+        return;
+    };
     for (name, raw) in members {
         let raw = raw.get();
         let Some(start) = (raw.as_ptr() as usize).checked_sub(text.as_ptr() as usize) else { continue };
@@ -269,11 +291,23 @@ mod tests {
         }
         let no_text = b"{\"user_id\":\"\xff\"}";
         assert!(matches!(privacy.rewriting(false).apply(no_text), Cow::Borrowed(_)));
+        let odd = r#"{"traits":{"\ud800":1,"email":"e"}}"#;
+        assert_eq!(json_of(&privacy, odd), r#"{"traits":null}"#, "what cannot be looked into does not stay");
         let own = r#"{"user_ipaddress":"203.0.113.7"}"#;
         let no_source = Privacy::new(IpPolicy::Drop, None, None);
         assert_eq!(json_of(&no_source, own), own, "what is said of trackers does not change own events");
         assert_eq!(&*no_source.rewriting(true).apply(own.as_bytes()), br#"{"user_ipaddress":null}"#);
-        assert!(privacy.hides() && !no_source.hides());
+        let sent = br#"{"ip":"203.0.113.7","nuid":"n","e":"xx"}"#;
+        assert_eq!(privacy.of_sent(sent, false), None, "nothing as it was sent beside pseudonyms");
+        let kept = |policy, anonymous| {
+            let privacy = Privacy::new(policy, None, None);
+            privacy.of_sent(sent, anonymous).map(|text| String::from_utf8_lossy(&text).into_owned())
+        };
+        let said = |text: &str| Some(text.to_owned());
+        assert_eq!(kept(IpPolicy::Keep, false), said(r#"{"ip":"203.0.113.7","nuid":"n","e":"xx"}"#));
+        assert_eq!(kept(IpPolicy::Truncate, false), said(r#"{"ip":"203.0.113.0","nuid":"n","e":"xx"}"#));
+        assert_eq!(kept(IpPolicy::Keep, true), said(r#"{"ip":null,"nuid":null,"e":"xx"}"#));
+        assert_eq!(no_source.of_sent(b"e=pv&ip=203.0.113.7", false), None, "not to be looked into");
     }
 
     #[test]

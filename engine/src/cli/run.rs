@@ -30,6 +30,8 @@ use crate::{
     topology::{self, Topology},
 };
 
+/// How long connections may take to get their last answers while the engine ends: a stream may stay open for ever.
+const ANSWERS_LIMIT: Duration = Duration::from_secs(3);
 /// How long partitions get to run before the address is announced anyway.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
@@ -99,7 +101,10 @@ pub async fn run(topology: Topology, engine: &Engine) -> anyhow::Result<()> {
         let limit = topology.engine.drain_limit;
         tracing::info!(?limit, "draining; a second signal ends at once");
         // Requests under way are answered meanwhile; what they store is processed by the next start.
-        let all = async { tokio::join!(running.drain(limit), listening.server.closed(limit)).0 };
+        let all = async {
+            let (drained, _) = tokio::join!(running.drain(limit), listening.server.closed(limit.min(ANSWERS_LIMIT)));
+            drained
+        };
         let drained = tokio::select! {
             drained = all => drained,
             _ = terminate.recv() => false,

@@ -184,7 +184,8 @@ impl Acceptor {
         Ok((Accepted { partition, record }, is_as_sent.then_some(known)))
     }
 
-    fn check_size(&self, bytes: usize) -> Result<(), Rejection> {
+    /// Whether an event of so many bytes is not too large.
+    pub(super) fn check_size(&self, bytes: usize) -> Result<(), Rejection> {
         let limit = self.event_bytes_max.min(SCAN_BYTES_MAX);
         if bytes > limit {
             let text = format!("the event has {bytes} bytes; at most {limit} are taken");

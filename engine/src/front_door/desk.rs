@@ -93,16 +93,19 @@ impl Desk {
                 (body.clone(), Box::new(outline.into_places().into_iter().map(as_sent)))
             }
         };
-        let (privacy, rewriting) = (&admission.privacy, admission.privacy.rewriting(protocol.is_tracker()));
+        let rewriting = admission.privacy.rewriting(protocol.is_tracker());
         let envelope = self.acceptor.keys.note(&head);
         let mut judged = Judged::default();
         for (index, DecodedEvent { place, sent }) in events.enumerate() {
             let mut new_id = || self.ids.next(now);
             // The one place where an event of whatever protocol passes before it becomes a record: what the admission makes
             // private is made so before, and what a schema refuses is refused behind.
-            let written = place.map(|place| match rewriting.apply(&text[place.clone()]) {
-                Cow::Borrowed(_) => Ok(place),
-                Cow::Owned(changed) => Err(Bytes::from(changed)),
+            let written = place.and_then(|place| {
+                self.acceptor.check_size(place.len())?; // before anything is made of it
+                Ok(match rewriting.apply(&text[place.clone()]) {
+                    Cow::Borrowed(_) => Ok(place),
+                    Cow::Owned(changed) => Err(Bytes::from(changed)),
+                })
             });
             let fields = &mut judged.fields;
             let judgement = match &written {
@@ -126,10 +129,12 @@ impl Desk {
                         written.ok().map(|place| place.map_or_else(|changed| changed, |place| text.slice(place)));
                     let letter = match written {
                         Some(written) if rejection.reason == Reason::NoKey => Ok(keyless(written, sent)),
-                        // What the source wants to be a pseudonym must not stand beside it in the clear.
-                        Some(written) if privacy.hides() => self.dead_letter(protocol, &rejection, &written, now),
-                        None if privacy.hides() => self.dead_letter(protocol, &rejection, b"", now),
-                        _ => self.dead_letter(protocol, &rejection, sent, now),
+                        // As it was written, it is as private as the source wants it.
+                        Some(written) => self.dead_letter(protocol, &rejection, &written, now),
+                        None => {
+                            let sent = admission.privacy.of_sent(sent, head.is_anonymous()).unwrap_or_default();
+                            self.dead_letter(protocol, &rejection, &sent, now)
+                        }
                     };
                     match letter {
                         Ok(letter) => {

@@ -17,6 +17,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 
 use super::{
+    admission::Claims,
     batch::{Answer, FrontDoor},
     decode::Encoding,
     gate::Hold,
@@ -70,8 +71,12 @@ pub(super) async fn take(
 ) -> Result<Answer, Refusal> {
     let (parts, body) = request.into_parts();
     let encoding = encoding(&parts.headers)?;
-    let (body, hold) = receive(door, &parts.headers, body).await?;
     let mut head = head(door, parts);
+    if !wire.protocol().is_tracker() {
+        // Their bodies cannot say who sends: those who may not should not take up room with them.
+        door.admissions().admit(&Claims::from(&head.credentials), 0)?;
+    }
+    let (body, hold) = receive(door, &head.headers, body).await?;
     complete(&mut head);
     // A CloudEvent may be all in its headers; in every other protocol the events are in the body.
     if body.is_empty() && wire != Wire::CloudEvents {

@@ -5,7 +5,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use keyloom_actors::timestamp::Timestamp;
+use keyloom_actors::{fields, timestamp::Timestamp};
 use serde_json::value::RawValue;
 
 use super::proto::Event;
@@ -42,6 +42,18 @@ pub(super) fn to_json(event: &Event, key: Option<&KeyMember>) -> Result<String, 
     }
     let members: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_str(json).map_err(|error| no_json(&error))?;
     let has = |name: &str| members.get(name).is_some_and(|value| value.get() != "null");
+    if let Some(key) = key.filter(|key| !event.key.is_empty() && !key.inside.is_empty() && has(&key.name)) {
+        let inner = |object: &'_ str, name: &String| fields::member(object, name).map(str::to_owned);
+        let object = members.get(key.name.as_str()).map(|value| value.get().to_owned());
+        let found = key.inside.iter().try_fold(object.unwrap_or_default(), |object, name| inner(&object, name));
+        if found.is_none() {
+            let name = &key.name;
+            return Err(format!(
+                "schema: `key` has no place: {name} is there already, without {}",
+                key.inside.join(".")
+            ));
+        }
+    }
     let mut out = String::with_capacity(json.len() + 200);
     let mut put = |name: &str, value: &str| {
         out.push(if out.is_empty() { '{' } else { ',' });

@@ -3,6 +3,7 @@
 //! Thin: events go through the front door, features come from the same reader as over HTTP. The services are plain routes, so
 //! they share address, limits and TLS with HTTP; who may call is decided before them.
 
+mod codec;
 mod event;
 mod features;
 mod ingest;

@@ -4,24 +4,29 @@
 
 use tonic::{Code, Status, metadata::MetadataValue};
 
-use crate::{features, front_door};
-
-/// Milliseconds after which a client should try again, for what passes by itself.
-const RETRY_MILLIS: u64 = 1_000;
+use crate::{
+    features,
+    front_door::{self, refusal::RETRY_AFTER_SECONDS},
+};
 
 /// The status of a request of events that was refused as a whole.
 pub(super) fn of_events(refusal: &front_door::Refusal) -> Status {
-    status(refusal.code(), &refusal.to_string(), refusal.hint(), refusal.passes())
+    let code = match refusal {
+        front_door::Refusal::Denied(denied) => Code::from_i32(denied.grpc_code().into()),
+        other => code(other.code()),
+    };
+    status(code, &refusal.to_string(), refusal.hint(), refusal.retry_after())
 }
 
 /// The status of a question about features that was refused.
 pub(super) fn of_features(refusal: &features::Refusal) -> Status {
-    status(refusal.code(), &refusal.to_string(), refusal.hint(), refusal.passes())
+    let retry_after = refusal.passes().then_some(RETRY_AFTER_SECONDS);
+    status(code(refusal.code()), &refusal.to_string(), refusal.hint(), retry_after)
 }
 
 /// By the HTTP code that the same refusal has.
-fn status(http: u16, error: &str, hint: &str, passes: bool) -> Status {
-    let code = match http {
+fn code(http: u16) -> Code {
+    match http {
         400 | 405 | 413 | 415 => Code::InvalidArgument,
         401 => Code::Unauthenticated,
         403 => Code::PermissionDenied,
@@ -31,12 +36,15 @@ fn status(http: u16, error: &str, hint: &str, passes: bool) -> Status {
         500 => Code::Internal,
         503 => Code::Unavailable,
         _ => Code::Unknown,
-    };
+    }
+}
+
+fn status(code: Code, error: &str, hint: &str, retry_after: Option<u64>) -> Status {
     let mut status = Status::new(code, format!("{error}; {hint}"));
-    if passes {
+    if let Some(seconds) = retry_after {
         // What retry policies of clients read, and what people do.
-        status.metadata_mut().insert("grpc-retry-pushback-ms", MetadataValue::from(RETRY_MILLIS));
-        status.metadata_mut().insert("retry-after", MetadataValue::from(RETRY_MILLIS / 1_000));
+        status.metadata_mut().insert("grpc-retry-pushback-ms", MetadataValue::from(seconds.saturating_mul(1_000)));
+        status.metadata_mut().insert("retry-after", MetadataValue::from(seconds));
     }
     status
 }

@@ -44,10 +44,11 @@ impl Decoded {
     ) -> Result<(), Refusal> {
         let start = self.text.len();
         let place = write(&mut self.text).map(|()| start..self.text.len());
+        let written = self.text.len() - start;
         if place.is_err() {
             self.text.truncate(start);
         }
-        room(self.text.len() - start)?;
+        room(written)?; // also of what is rejected: it has been work
         self.events.push(DecodedEvent { place, sent });
         Ok(())
     }

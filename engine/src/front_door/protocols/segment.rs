@@ -123,10 +123,15 @@ impl Payload<'_> {
     /// Writes the messages as events.
     pub fn write(&self, stamps: &Stamps<'_>, room: Room<'_>) -> Result<Decoded, Refusal> {
         let mut decoded = Decoded::default();
+        // Read again for each message, whether it is written or rejected.
+        let shared = self.shared.iter().filter_map(|member| member.value.json()).map(str::len).sum();
         for message in &self.messages {
             decoded.event(place(self.body, message), room, |out| {
                 segment_message::write(self.kind, message, &self.shared, stamps, out)
             })?;
+            if decoded.events.last().is_some_and(|event| event.place.is_err()) {
+                room(shared)?;
+            }
         }
         Ok(decoded)
     }

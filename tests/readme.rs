@@ -119,6 +119,11 @@ fn the_demo_answers_as_shown() {
     follow("## What the demo shows", Some(("keyloom", "config/quickstart.toml")));
 }
 
+#[test]
+fn features_are_read_as_shown() {
+    follow("## Reading features", Some(("keyloom", "config/quickstart.toml")));
+}
+
 /// Does what the section's commands say, in their order, and compares the answers with the comments behind them.
 fn follow(heading: &str, engine: Option<(&str, &str)>) {
     let folder = folder();

@@ -213,7 +213,7 @@ mod tests {
         assert_eq!(write("{}", true), Ok(()));
         assert_eq!(write("{half", false), Ok(()));
         assert_eq!(write("{\"a\":1}", true), Err(Refusal::Busy));
-        assert_eq!(asked, [2, 0, 7]);
+        assert_eq!(asked, [2, 5, 7]);
         let places: Vec<_> = decoded.events.iter().map(|e| e.place.clone()).collect();
         assert_eq!(places, [Ok(0..2), Err(rejection)]);
     }

@@ -226,7 +226,8 @@ fn decode_one(record: LogRecord, keys: &KeyPaths, fields: &mut Vec<Field>, clamp
     let value = |id| field_value(scanned, &known, &text, id, "");
     if let Some(reason) = value(FieldId::Rejected).and_then(|v| v.as_str()) {
         let reason = Reason::from_label(&reason).unwrap_or(Reason::Parse);
-        let said = fields::member(&text, "error").and_then(|error| serde_json::from_str(error).ok());
+        let said = fields::member(&text, "error").and_then(|error| serde_json::from_str::<String>(error).ok());
+        let said = said.filter(|said| !said.is_empty());
         refused = Some((reason, said.unwrap_or_else(|| "refused by the sender".to_owned())));
     }
     let is_foreign = key.as_ref().is_none_or(|key| key.is_empty());

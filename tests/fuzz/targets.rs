@@ -104,16 +104,18 @@ pub fn targets() -> &'static [Target] {
         // The limit and one step beyond, and a vector that doubled just before.
         target("unpack", 40, (4 * BODY_BYTES_MAX as u64 + MIB, 8), packed, unpack),
         target("split", 80, (64 * KIB, 64), json, split_body),
-        target("accept", 260, (256 * KIB, 16), json, accept),
-        target("event", 140, (256 * KIB, 16), json, event),
+        // An event with a schema becomes a tree of values.
+        target("accept", 260, (MIB, 64), json, accept),
+        target("event", 140, (MIB, 64), json, event),
         target("key paths", 60, (64 * KIB, 64), |_, random| inputs::text(random, PATHS), key_paths),
         target("schema gate", 40, (4 * MIB, 200), json, gate),
         target("nats headers", 60, (64 * KIB, 8), header_block, nats_headers),
         target("snowplow", 80, (4 * MIB, 64), |_, random| inputs::text(random, SNOWPLOW), snowplow),
         target("segment", 80, (4 * MIB, 64), |_, random| inputs::text(random, SEGMENT), segment_call),
         target("cloudevents", 60, (4 * MIB, 64), |_, random| inputs::text(random, CLOUD_EVENTS), cloud_events),
-        target("records", 60, (256 * KIB, 64), a_record, records),
-        target("states", 40, (256 * KIB, 64), a_state, states),
+        // A list may say any length; serde reserves a MiB for it before it has read that much.
+        target("records", 60, (2 * MIB, 64), a_record, records),
+        target("states", 40, (2 * MIB, 64), a_state, states),
         // LZ4 unpacks to 255 times at most, and a record takes eight times the 14 bytes that it has there at least.
         target("log blocks", 30, (256 * KIB, 255 * 9), a_block, log_block),
         target("requests", 30, (256 * KIB, 64), |_, random| inputs::text(random, REQUESTS), requests),

@@ -222,6 +222,9 @@ impl World {
                 self.store = self.on_disk.clone();
                 if of_log {
                     self.log.truncate(self.store.cut as usize);
+                    // A call of before, still on its way, would bring answers that nothing else remembers: where a log
+                    // loses what it has acknowledged, there is no telling them from later ones.
+                    self.late.clear();
                 }
                 self.claim();
                 self.zombies.clear();

@@ -31,6 +31,8 @@ const GRID_TIME: Duration = Duration::from_secs(3);
 const RATE: f64 = 2_000.0;
 const TIME: Duration = Duration::from_secs(10);
 const CONNECTIONS: usize = 64;
+/// More than the time between two checkpoints.
+const SETTLE: Duration = Duration::from_secs(7);
 /// Different requests of one measurement.
 const REQUESTS: usize = 2_000;
 /// Events per request while keys are made.
@@ -98,6 +100,9 @@ fn engine(definition: &str) -> anyhow::Result<(Engine, TempDir)> {
         Err(error) => Err(error.to_string()),
     };
     keyloom_tests::support::wait_for("the features of the last key", Duration::from_secs(120), made);
+    // What was sent to make them is to be in its checkpoint and its files before anything is timed.
+    engine.wait_settled(KEYS, 0);
+    std::thread::sleep(SETTLE);
     Ok((engine, place))
 }
 

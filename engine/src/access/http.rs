@@ -78,6 +78,17 @@ impl Credentials {
         }
     }
 
+    /// What they say of a sender of events: the user of Basic is the write key. Protocols add what their bodies and queries say.
+    pub fn sender(&self) -> Sender<'_> {
+        Sender {
+            token: self.bearer.as_deref(),
+            write_key: self.basic_user.as_deref(),
+            app_id: None,
+            origin: self.origin.as_deref(),
+            certificate_names: self.names(),
+        }
+    }
+
     /// Names in the client's certificate.
     pub fn names(&self) -> &[String] {
         self.certificate_names.as_deref().unwrap_or_default()
@@ -188,14 +199,7 @@ async fn pass(State(guard): State<Guard>, request: Request, next: Next) -> Respo
 
 async fn pass_sender(State(rules): State<Arc<Rules>>, request: Request, next: Next) -> Response {
     let credentials = Credentials::of(request.headers(), request.extensions().get::<Peer>(), &rules);
-    let sender = Sender {
-        token: credentials.bearer.as_deref(),
-        write_key: credentials.basic_user.as_deref(),
-        app_id: None,
-        origin: credentials.origin.as_deref(),
-        certificate_names: credentials.names(),
-    };
-    match rules.admit(&sender, 0) {
+    match rules.admit(&credentials.sender(), 0) {
         Ok(_) => next.run(request).await,
         Err(denied) => {
             observe::refused(&denied);

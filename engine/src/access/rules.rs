@@ -57,7 +57,7 @@ pub struct Rules {
     trusted_proxies: Vec<IpNet>,
 }
 
-/// What a sender of events says of itself.
+/// What a sender of events says of itself; it proves nothing by itself.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sender<'a> {
     /// A token.

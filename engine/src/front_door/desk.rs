@@ -15,7 +15,7 @@ use keyloom_actors::{
 
 use super::{
     accept::{Accepted, Acceptor, Found, Rejection},
-    admission::{Admissions, Claims},
+    admission::Admissions,
     batch::{Answer, REJECTED_LISTED_MAX, Rejected},
     decode::{self, DecodeError, Encoding},
     gate::Hold,
@@ -24,7 +24,7 @@ use super::{
     protocols::{self, Head, Protocol, Stamps, Wire, event_shape::DecodedEvent},
     refusal::Refusal,
 };
-use crate::ingest::refused::refused_by_tracker;
+use crate::{access::rules::Sender, ingest::refused::refused_by_tracker};
 
 /// How much larger than the largest body its events may be when they are written out: what is said once for a whole request is
 /// written for each of its events.
@@ -78,10 +78,10 @@ impl Desk {
         let (now, protocol) = (self.clock.now(), wire.protocol());
         let outline = protocols::read(&wire, &body, &head, self.events_max)?;
         let admission = {
-            let (said, app_id) = (Claims::from(&head.credentials), outline.app_id());
+            let (said, app_id) = (head.credentials.sender(), outline.app_id());
             let write_key = said.write_key.or(outline.write_key());
-            let claims = Claims { write_key, app_id: app_id.as_deref(), ..said };
-            self.admissions.admit(&claims, outline.events())?
+            let sender = Sender { write_key, app_id: app_id.as_deref(), ..said };
+            self.admissions.admit(&sender, head.credentials.address, outline.events())?
         };
         observe::came_in(protocol, outline.events());
         let stamps = Stamps { now, address: admission.stamped_address.as_deref(), head: &head };

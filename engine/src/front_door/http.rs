@@ -17,7 +17,6 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 
 use super::{
-    admission::Claims,
     batch::{Answer, FrontDoor},
     decode::Encoding,
     gate::Hold,
@@ -74,7 +73,7 @@ pub(super) async fn take(
     let mut head = head(door, parts);
     if !wire.protocol().is_tracker() {
         // Their bodies cannot say who sends: those who may not should not take up room with them.
-        door.admissions().admit(&Claims::from(&head.credentials), 0)?;
+        door.admissions().admit(&head.credentials.sender(), None, 0)?;
     }
     let (body, hold) = receive(door, &head.headers, body).await?;
     complete(&mut head);

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use base64::{Engine, prelude::BASE64_STANDARD_NO_PAD};
 use bytes::Bytes;
-use hashbrown::{HashMap, HashSet};
+use hashbrown::{HashMap, HashSet, hash_map::Entry};
 use serde::Deserialize;
 
 use crate::{
@@ -119,13 +119,62 @@ pub fn published(answer: &Bytes) -> Option<Published> {
 /// The features that somebody asks for, by name.
 #[derive(Debug, Default)]
 pub struct Chosen {
-    /// Names as JSON writes them, without quotes, with their places.
-    places: HashMap<Box<[u8]>, usize>,
-    /// Whether some of them change with time alone.
-    changing: bool,
-    /// The names in the last answer that was cut, as they stand there up to the value, and whether each is wanted: keys
-    /// mostly have the same features in the same order, and then no name has to be looked up.
-    layout: Vec<(Box<[u8]>, bool)>,
+    /// By name, as JSON writes it, without quotes.
+    places: HashMap<Box<[u8]>, Asked>,
+    /// How many of them change with time alone.
+    changing: usize,
+    /// The names in the last answer that was cut, as they stand there up to the value, and what they are to us: keys mostly
+    /// have the same features in the same order, and then no name has to be looked up.
+    layout: Vec<(Name, Wanted)>,
+}
+
+/// A name with its quotes and the colon behind it, to be found at the beginning of a text: once per feature and key, so the
+/// usual short one is compared in one step.
+#[derive(Debug)]
+struct Name {
+    text: Box<[u8]>,
+    /// The first eight bytes; where there are fewer, the others are masked.
+    start: u64,
+    mask: u64,
+}
+
+impl Name {
+    const START: usize = size_of::<u64>();
+
+    fn new(text: &[u8]) -> Self {
+        let mut start = [0; Self::START];
+        let length = text.len().min(Self::START);
+        start[..length].copy_from_slice(&text[..length]);
+        let mask = u64::MAX.checked_shr(8 * (Self::START - length) as u32).unwrap_or(0);
+        Self { text: text.into(), start: u64::from_le_bytes(start), mask }
+    }
+
+    /// What follows it.
+    fn strip<'t>(&self, text: &'t [u8]) -> Option<&'t [u8]> {
+        let Some(start) = text.first_chunk() else { return text.strip_prefix(&self.text[..]) };
+        if u64::from_le_bytes(*start) & self.mask != self.start {
+            return None;
+        }
+        let rest = text.get(self.text.len()..)?;
+        let is_short = self.text.len() <= Self::START;
+        (is_short || text[Self::START..self.text.len()] == self.text[Self::START..]).then_some(rest)
+    }
+}
+
+#[derive(Debug)]
+struct Asked {
+    place: usize,
+    wanted: Wanted,
+}
+
+/// What a name in an answer is to those who chose.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Wanted {
+    No,
+    /// It stands among those that stay as they are until the next event.
+    Lasting,
+    /// It stands among those that change with time alone, unless the answer was stored when it did not.
+    Changing,
 }
 
 impl Chosen {
@@ -133,16 +182,19 @@ impl Chosen {
     pub fn new<'a>(names: impl IntoIterator<Item = &'a str>, set: &FeatureSet) -> Self {
         let mut chosen = Self::default();
         for (place, name) in names.into_iter().enumerate() {
-            chosen.changing |= set.changes(name);
             let json = serde_json::to_vec(name).expect("a string in memory serializes");
-            chosen.places.entry(json[1..json.len() - 1].into()).or_insert(place);
+            if let Entry::Vacant(free) = chosen.places.entry(json[1..json.len() - 1].into()) {
+                let wanted = if set.changes(name) { Wanted::Changing } else { Wanted::Lasting };
+                chosen.changing += usize::from(wanted == Wanted::Changing);
+                free.insert(Asked { place, wanted });
+            }
         }
         chosen
     }
 
     /// The place of a name, as JSON writes it without quotes.
     pub fn place(&self, name: &[u8]) -> Option<usize> {
-        self.places.get(name).copied()
+        self.places.get(name).map(|asked| asked.place)
     }
 
     /// How many names are asked for.
@@ -168,36 +220,42 @@ impl Chosen {
                 *piece = 0..0;
             }
         };
+        // Behind the last of them nothing is read: it mostly is what takes longest, because it comes from memory.
+        let mut to_find = self.places.len() - self.changing;
         for place in 0.. {
+            if to_find == 0 {
+                break;
+            }
             let start = members.len() - rest.len() + usize::from(rest.starts_with(b","));
             let Some((wanted, value)) = self.recognise(place, &members[start..]) else { break };
             let Some(length) = members::value_end(value) else { break };
             rest = &value[length..];
-            if wanted {
-                if piece.start == piece.end {
-                    piece.start = start;
-                }
-                piece.end = members.len() - rest.len();
-                written += 1;
-            } else {
+            if wanted == Wanted::No {
                 append(&mut piece);
+                continue;
             }
+            if piece.start == piece.end {
+                piece.start = start;
+            }
+            piece.end = members.len() - rest.len();
+            written += 1;
+            to_find -= usize::from(wanted == Wanted::Lasting);
         }
         append(&mut piece);
         written
     }
 
-    /// Whether the member at the beginning of `text`, the `place`-th of its answer, is chosen; and what follows its name.
-    fn recognise<'t>(&mut self, place: usize, text: &'t [u8]) -> Option<(bool, &'t [u8])> {
+    /// What the member at the beginning of `text`, the `place`-th of its answer, is to us; and what follows its name.
+    fn recognise<'t>(&mut self, place: usize, text: &'t [u8]) -> Option<(Wanted, &'t [u8])> {
         if let Some((name, wanted)) = self.layout.get(place)
-            && let Some(value) = text.strip_prefix(&name[..])
+            && let Some(value) = name.strip(text)
         {
             return Some((*wanted, value));
         }
         let end = members::string_end(text)?;
         let value = text[end..].strip_prefix(b":")?;
-        let wanted = self.place(&text[1..end - 1]).is_some();
-        let known = (text[..=end].into(), wanted);
+        let wanted = self.places.get(&text[1..end - 1]).map_or(Wanted::No, |asked| asked.wanted);
+        let known = (Name::new(&text[..=end]), wanted);
         match self.layout.get_mut(place) {
             Some(other) => *other = known,
             None => self.layout.push(known),
@@ -291,7 +349,7 @@ impl<'a> Stored<'a> {
             return self.write_changing(out, from, set, at, |_| true).map(|()| 0);
         };
         let lasting = chosen.cut(self.lasting, out);
-        if !chosen.changing {
+        if chosen.changing == 0 {
             return Some(lasting);
         }
         let behind = out.len();
@@ -339,7 +397,7 @@ impl Chosen {
     fn not_in(&self, features: &[u8]) -> Vec<&[u8]> {
         let there: HashSet<&[u8]> = members(features).map(|(name, _)| name).collect();
         let mut missing: Vec<_> = self.places.iter().filter(|(name, _)| !there.contains(&name[..])).collect();
-        missing.sort_by_key(|(_, place)| **place);
+        missing.sort_by_key(|(_, asked)| asked.place);
         missing.into_iter().map(|(name, _)| &name[..]).collect()
     }
 }
@@ -469,11 +527,26 @@ mod tests {
         assert_eq!(answer["missing"], serde_json::json!(["no", "neither \""]));
     }
 
+    #[test]
+    fn what_did_not_change_with_time_when_it_was_stored_is_found_where_it_stood() {
+        let set = set();
+        assert!(set.changes("recent"));
+        let stored = stored(None, |features| {
+            features.set("recent", &5);
+            features.set("last", &"x");
+        });
+        let (mut chosen, mut out) = (Chosen::new(["recent", "last"], &set), b"{".to_vec());
+        let parts = Stored::parse(&stored).expect("an answer");
+        assert_eq!(parts.write_features(&mut out, &set, AT, Some(&mut chosen)), Some(2));
+        out.push(b'}');
+        assert_eq!(json(&out), serde_json::json!({"recent": 5, "last": "x"}));
+    }
+
     proptest! {
         #[test]
         fn answers_of_any_layout_are_cut_one_after_the_other(
-            answers in proptest::collection::vec(proptest::collection::vec("[a-f\"]{0,2}", 0..9), 1..6),
-            wanted in proptest::collection::hash_set("[a-f\"]{0,2}", 0..6),
+            answers in proptest::collection::vec(proptest::collection::vec("[a-f\"]{0,2}|a{3,7}b{0,2}", 0..9), 1..6),
+            wanted in proptest::collection::hash_set("[a-f\"]{0,2}|a{3,7}b{0,2}", 0..6),
         ) {
             let none = FeatureSet::default();
             let mut chosen = Chosen::new(wanted.iter().map(String::as_str), &none);

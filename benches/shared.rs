@@ -1,7 +1,7 @@
 //! What both benchmarks need: the binary beside them, one whole job, memory of a process, medians.
 
 use std::{
-    env, fs,
+    env,
     io::{Read, Seek},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use keyloom_tests::support::process::memory_of;
+use keyloom_tests::support::process::{cpu_seconds, memory_of};
 
 /// How often the memory of a running process is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -65,15 +65,6 @@ pub fn process(keyloom: &Path, topology: &Path, file: &Path) -> anyhow::Result<J
     let events: f64 = word("processed: ").context("events")?.parse()?;
     let seconds: f64 = word("after ").context("seconds")?.parse()?;
     Ok(Job { events, seconds, cpu, peak })
-}
-
-/// Processor time of a process so far, user and system, in the system's hundredths of a second.
-fn cpu_seconds(pid: u32) -> Option<f64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The fields after the name, which stands in brackets and may hold anything.
-    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
-    let ticks = fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?;
-    Some(ticks / 100.0)
 }
 
 /// The one in the middle; of an even number the upper of two.

@@ -3,7 +3,7 @@
 
 use std::{
     collections::VecDeque,
-    fs,
+    fmt, fs,
     time::{Duration, Instant},
 };
 
@@ -12,6 +12,7 @@ use async_nats::jetstream;
 use bytes::Bytes;
 use keyloom_tests::support::{
     engine::{Engine, Topology, folder, generate},
+    process::{Process, cpu_seconds},
     servers::Nats,
 };
 use tokio::runtime::Runtime;
@@ -48,25 +49,25 @@ pub fn measure(runtime: &Runtime) -> anyhow::Result<()> {
         bare.push(runtime.block_on(publish(&lines))?);
         embedded.push(batches(runtime, None, &lines)?);
         let server_folder = folder();
-        let server = Nats::start(server_folder.path(), "");
-        nats.push(batches(runtime, Some(server.url()), &lines)?);
+        nats.push(batches(runtime, Some(&Nats::start(server_folder.path(), "")), &lines)?);
         single.push(singles(runtime, &lines)?);
     }
-    let bare = median(bare, |rate| *rate).context("it ran")?;
-    println!("  bare async-nats client, publishes into JetStream:    {bare:>9.0} events/s");
+    let bare = median(bare, |load| load.rate).context("it ran")?;
+    println!("  {:<40} {bare}", "bare async-nats client into JetStream:");
     for (what, runs) in [("embedded log", embedded), ("log on JetStream", nats)] {
-        let (rate, seen) = median(runs, |(rate, _)| *rate).context("it ran")?;
+        let load = median(runs, |load| load.rate).context("it ran")?;
         println!(
-            "  {:<52} {rate:>9.0} events/s   {:.0} % of bare; answer p50 {:.1} ms, p99 {:.1} ms",
+            "  {:<40} {load}   {:.0} % of bare; answer p50 {:.1} ms, p99 {:.1} ms",
             format!("over HTTP, {what}:"),
-            100.0 * rate / bare,
-            seen.milliseconds(500),
-            seen.milliseconds(990)
+            100.0 * load.rate / bare.rate,
+            load.seen.milliseconds(500),
+            load.seen.milliseconds(990)
         );
     }
     let seen = median(single, Seen::rate).context("it ran")?;
     println!(
-        "  single events over {SINGLE_CONNECTIONS} connections, embedded:             {:>9.0} events/s   limit 20,000; answer p50 {:.2} ms, p99 {:.2} ms",
+        "  {:<40} {:>9.0} events/s   limit 20,000; answer p50 {:.2} ms, p99 {:.2} ms",
+        format!("single, {SINGLE_CONNECTIONS} connections, embedded:"),
         seen.rate(),
         seen.milliseconds(500),
         seen.milliseconds(990)
@@ -81,8 +82,37 @@ pub fn median<T>(mut runs: Vec<T>, by: impl Fn(&T) -> f64) -> Option<T> {
     runs.into_iter().nth(middle)
 }
 
+/// What one run of a load came to.
+struct Load {
+    /// Events stored per second.
+    rate: f64,
+    /// How long answers took.
+    seen: Seen,
+    /// Processor time of the engine and of the broker, where there are such, in microseconds per event: what the machine
+    /// could do at most follows from their sum.
+    engine: Option<f64>,
+    broker: Option<f64>,
+}
+
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:>9.0} events/s", self.rate)?;
+        for (who, time) in [("engine", self.engine), ("broker", self.broker)] {
+            if let Some(time) = time {
+                write!(f, ", {who} {time:.1} µs of processor each")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Microseconds of processor time that a process has used, for each of `events`.
+fn per_event(process: &Process, events: u64) -> Option<f64> {
+    cpu_seconds(process.id()).map(|seconds| seconds * 1e6 / events as f64)
+}
+
 /// What a client with nothing else to do publishes, pipelined, every message acknowledged.
-async fn publish(lines: &[Bytes]) -> anyhow::Result<f64> {
+async fn publish(lines: &[Bytes]) -> anyhow::Result<Load> {
     let place = folder();
     let server = Nats::start(place.path(), "");
     let context = jetstream::new(async_nats::connect(server.url()).await?);
@@ -109,20 +139,27 @@ async fn publish(lines: &[Bytes]) -> anyhow::Result<f64> {
         ack.await?;
         stored += 1;
     }
-    Ok(stored as f64 / began.elapsed().as_secs_f64())
+    let rate = stored as f64 / began.elapsed().as_secs_f64();
+    Ok(Load { rate, seen: Seen::default(), engine: None, broker: per_event(&server.process, stored) })
 }
 
-/// Events stored per second, and how long the answers took.
-fn batches(runtime: &Runtime, nats: Option<String>, lines: &[Bytes]) -> anyhow::Result<(f64, Seen)> {
+/// Batches over HTTP, with the log of that broker or an embedded one.
+fn batches(runtime: &Runtime, broker: Option<&Nats>, lines: &[Bytes]) -> anyhow::Result<Load> {
     let place = folder();
-    let engine = Engine::start(place.path(), &topology(nats));
+    let engine = Engine::start(place.path(), &topology(broker.map(Nats::url)));
     let requests = lines.chunks(BATCH).map(|batch| client::post("/v1/events", &batch.join(&b'\n')));
     let seen =
         runtime.block_on(client::as_fast_as_answered(engine.port, BATCH_CONNECTIONS, requests.collect(), TIME))?;
     if seen.refused > 0 {
         return Err(anyhow!("{} requests were refused", seen.refused));
     }
-    Ok((seen.rate() * BATCH as f64, seen))
+    let events = (seen.seconds.len() * BATCH) as u64;
+    Ok(Load {
+        rate: seen.rate() * BATCH as f64,
+        engine: per_event(&engine.process, events),
+        broker: broker.and_then(|broker| per_event(&broker.process, events)),
+        seen,
+    })
 }
 
 fn singles(runtime: &Runtime, lines: &[Bytes]) -> anyhow::Result<Seen> {

@@ -42,11 +42,13 @@ const BATCH: u64 = 100;
 pub fn measure(runtime: &Runtime) -> anyhow::Result<()> {
     let (engine, _place) = engine("function = \"last\"\nof = \"NAME\"\n")?;
     println!("features out: {KEYS} keys in memory, open loop, milliseconds");
-    let limits = [(250, 1, 1.3), (50, 100, 5.0)];
-    for (features, keys, limit) in limits {
-        let seen = run(runtime, engine.port, features, keys, RATE, TIME)?;
+    let limits = [(250, 1, 1, 1.3), (50, 100, 1, 5.0), (50, 100, 5, 5.0)];
+    for (features, keys, apart, limit) in limits {
+        let wanted = Wanted { features, apart, keys };
+        let seen = run(runtime, engine.port, wanted, RATE, TIME)?;
+        let which = if apart > 1 { format!(", every {apart}th of the row") } else { String::new() };
         println!(
-            "  {keys:>3} keys x {features} features at {RATE} requests/s: {}   limit {limit} at p99",
+            "  {keys:>3} keys x {features} features{which} at {RATE} requests/s: {}   limit {limit} at p99",
             words(&seen)
         );
     }
@@ -55,7 +57,8 @@ pub fn measure(runtime: &Runtime) -> anyhow::Result<()> {
     for features in FEATURES {
         let mut line = String::new();
         for batch in BATCHES {
-            let seen = run(runtime, engine.port, features, batch, GRID_RATE, GRID_TIME)?;
+            let wanted = Wanted { features, apart: 1, keys: batch };
+            let seen = run(runtime, engine.port, wanted, GRID_RATE, GRID_TIME)?;
             write!(line, "{:>11}", format!("{:.2}/{:.2}", seen.milliseconds(500), seen.milliseconds(990)))?;
         }
         println!("  {features:>8} {line}");
@@ -63,7 +66,7 @@ pub fn measure(runtime: &Runtime) -> anyhow::Result<()> {
     drop(engine);
     let (engine, _place) = self::engine("function = \"sum\"\nof = \"NAME\"\nwindow = \"1h\"\n")?;
     for (features, keys) in [(250, 1), (50, 100)] {
-        let seen = run(runtime, engine.port, features, keys, RATE, TIME)?;
+        let seen = run(runtime, engine.port, Wanted { features, apart: 1, keys }, RATE, TIME)?;
         println!("  {keys:>3} keys x {features} sums over the last hour at {RATE} requests/s: {}", words(&seen));
     }
     Ok(())
@@ -106,9 +109,18 @@ fn engine(definition: &str) -> anyhow::Result<(Engine, TempDir)> {
     Ok((engine, place))
 }
 
-fn run(runtime: &Runtime, port: u16, features: usize, keys: usize, rate: f64, time: Duration) -> anyhow::Result<Seen> {
+/// What a request asks for.
+struct Wanted {
+    features: usize,
+    /// From one of them to the next in the row.
+    apart: usize,
+    keys: usize,
+}
+
+fn run(runtime: &Runtime, port: u16, wanted: Wanted, rate: f64, time: Duration) -> anyhow::Result<Seen> {
+    let Wanted { features, apart, keys } = wanted;
     let mut random = Random::new(features as u64 * 1_000 + keys as u64);
-    let names: Vec<String> = (0..features).map(|n| format!("\"f{n:03}\"")).collect();
+    let names: Vec<String> = (0..features).map(|n| format!("\"f{:03}\"", n * apart)).collect();
     let requests: Vec<Arc<Vec<u8>>> = (0..REQUESTS)
         .map(|_| {
             let wanted: Vec<String> = (0..keys).map(|_| format!("\"user-{}\"", random.below(KEYS))).collect();

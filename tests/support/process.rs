@@ -121,6 +121,15 @@ pub fn memory_of(pid: u32, field: &str) -> Option<u64> {
     Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? << 10)
 }
 
+/// Processor time of a process so far, user and system, in the system's hundredths of a second.
+pub fn cpu_seconds(pid: u32) -> Option<f64> {
+    let stat = read(&PathBuf::from(format!("/proc/{pid}/stat")));
+    // The fields after the name, which stands in brackets and may hold anything.
+    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+    let ticks = fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?;
+    Some(ticks / 100.0)
+}
+
 fn read(path: &Path) -> String {
     String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
 }

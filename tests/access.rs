@@ -101,7 +101,7 @@ fn sources_come_in_by_key_and_page_and_leave_no_names() {
     let folder = folder();
     let key = "0123456789abcdef0123";
     let more = "[ingest]\nip = \"drop\"\n\
-        [source.web]\nwrite_keys = [\"web-1\", \"web-2\"]\norigins = [\"https://shop.example\"]\n\
+        [source.web]\nwrite_keys = [\"web-1\", \"web-2\"]\napp_ids = [\"shop\"]\norigins = [\"https://shop.example\"]\n\
         pseudonyms = { fields = [\"domain_userid\"], key = { env = \"PSEUDONYM_KEY\" } }\n\
         [source.app]\nwrite_keys = [\"app-1\"]\nrate = 2\n\
         [access.reader]\ntoken_sha256 = \"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\"\n\
@@ -121,6 +121,12 @@ fn sources_come_in_by_key_and_page_and_leave_no_names() {
     assert_eq!(send(&[("authorization", web)], &event(2)).status, 200, "a server sends no origin");
     let elsewhere = send(&[("authorization", web), ("origin", "https://evil.example")], &event(3));
     assert_eq!((elsewhere.status, elsewhere.header("access-control-allow-origin")), (403, None), "{}", elsewhere.body);
+    // A picture names no origin, but the page that it is on.
+    let picture = |page: &str| {
+        let path = "/i?e=pv&p=web&tv=t&aid=shop&duid=bob&eid=0f2c5f2e-3f3b-4b52-9d4e-1f3c5a7b9d0e";
+        ask(engine.port, "GET", path, &[("referer", page)], b"").status
+    };
+    assert_eq!((picture("https://shop.example/cart"), picture("https://evil.example/cart")), (200, 403));
     assert_eq!(send(&[("authorization", none)], &event(3)).status, 401);
     assert_eq!(send(&[], &event(3)).status, 401);
     let preflight = |path, origin| {

@@ -17,7 +17,7 @@ pub struct Answer {
     pub status: u16,
     /// The headers, names in lower case.
     pub headers: Vec<(String, String)>,
-    /// The body as text.
+    /// The body as text; empty for a picture.
     pub body: String,
 }
 
@@ -120,6 +120,9 @@ fn read_answer(mut stream: BufReader<TcpStream>) -> io::Result<Answer> {
         if length.is_some_and(|length| body.len() as u64 != length) {
             return Err(bad("the body is cut"));
         }
+    }
+    if headers.iter().any(|(name, value)| name == "content-type" && value.starts_with("image/")) {
+        body.clear();
     }
     Ok(Answer { status, headers, body: String::from_utf8(body).map_err(|_| bad("the body is not UTF-8"))? })
 }

@@ -72,7 +72,8 @@ impl Credentials {
         Self {
             bearer,
             basic_user,
-            origin: text(header::ORIGIN).map(str::to_owned),
+            // A picture that a page loads names no origin, but mostly where the page is.
+            origin: text(header::ORIGIN).map(str::to_owned).or_else(|| text(header::REFERER).and_then(origin_of)),
             certificate_names: peer.map(|peer| Arc::clone(&peer.certificate_names)),
             address: peer.map(|peer| rules.client(peer.address.ip(), forwarded(headers))),
         }
@@ -93,6 +94,13 @@ impl Credentials {
     pub fn names(&self) -> &[String] {
         self.certificate_names.as_deref().unwrap_or_default()
     }
+}
+
+/// The origin of an address.
+fn origin_of(address: &str) -> Option<String> {
+    let (scheme, rest) = address.split_once("://")?;
+    let host = rest.split(['/', '?', '#']).next()?;
+    Some(format!("{scheme}://{host}").to_ascii_lowercase())
 }
 
 /// The secret of a bearer, or the user of Basic.
@@ -298,6 +306,21 @@ mod tests {
         ] {
             let found = authorization(value);
             assert_eq!((found.0.as_deref(), found.1.as_deref()), (bearer, user), "{value}");
+        }
+    }
+
+    #[test]
+    fn the_page_that_sends_is_known_by_its_origin_or_its_address() {
+        for (headers, expected) in [
+            (&[][..], None),
+            (&[("origin", "https://a.example"), ("referer", "https://b.example/x")], Some("https://a.example")),
+            (&[("referer", "https://Shop.example:8443/cart?u=https://x#y")], Some("https://shop.example:8443")),
+            (&[("referer", "https://shop.example")], Some("https://shop.example")),
+            (&[("referer", "https://shop.example?x")], Some("https://shop.example")),
+            (&[("referer", "about:blank")], None),
+        ] {
+            let found = Credentials::of(&head(headers).headers, None, &Rules::default());
+            assert_eq!(found.origin.as_deref(), expected, "{headers:?}");
         }
     }
 

@@ -326,6 +326,38 @@ fn half_sent_messages_of_grpc_take_no_more_than_there_is_and_end_when_their_time
 }
 
 #[test]
+fn half_sent_questions_turn_away_other_questions_and_no_events() {
+    /// Together 60 MB, of which 32 MiB may come in.
+    const CALLS: usize = 60;
+    const HALF: usize = 1_000_000;
+    const FIT: usize = (32 << 20) / (HALF + 5);
+    let scene = Scene::set("");
+    let half = framed(false, &vec![0; 2_000_000]).slice(..HALF + 5);
+    let line = Line::open(scene.engine.port);
+    let begin = |_| {
+        let call = line.call("/keyloom.v1.Features/BatchGet", None);
+        call.send(half.clone());
+        call
+    };
+    let calls: Vec<Call> = (0..CALLS).map(begin).collect();
+    let with = |status: u32| calls.iter().filter(|call| call.seen().status == Some(status)).count();
+    wait_for("those that do not fit to be refused", OVER_MAX, || {
+        let refused = with(RESOURCE_EXHAUSTED);
+        if refused >= CALLS - FIT { Ok(()) } else { Err(format!("{refused} refused")) }
+    });
+    let metrics = scene.engine.metrics();
+    let held = metrics.sum("keyloom_feature_in_flight_bytes", &[]);
+    assert!(held.is_some_and(|bytes| bytes >= HALF as f64), "{held:?}");
+    assert_eq!(metrics.count("keyloom_ingest_requests_total", &[("code", "429")]), 0);
+    scene.honest.wait_for(20);
+    wait_for("the half-sent ones to end", OVER_MAX, || {
+        let (refused, slow) = (with(RESOURCE_EXHAUSTED), with(DEADLINE_EXCEEDED));
+        if refused + slow == CALLS && slow > 0 { Ok(()) } else { Err(format!("{refused} refused, {slow} slow")) }
+    });
+    scene.ends_well(&format!("{CALLS} half-sent questions"));
+}
+
+#[test]
 fn streams_of_grpc_that_have_sent_much_hold_nothing_of_it() {
     /// Together half a gigabyte, one after the other.
     const STREAMS: usize = 60;

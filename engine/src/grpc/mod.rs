@@ -11,6 +11,8 @@ mod features;
 mod frame;
 mod ingest;
 mod status;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

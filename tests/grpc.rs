@@ -133,6 +133,19 @@ fn messages_are_unpacked_within_the_limits_and_what_is_none_has_a_status() {
             assert_eq!((seen.status, seen.bytes), (Some(status), 0), "{path}: {what}: {seen:?}");
         }
     }
+    // What anybody may call takes a few names: it does not wait for the rest of more.
+    let list_services = framed(false, &[7 << 3 | 2, 0]);
+    for (path, question) in [
+        ("/grpc.health.v1.Health/Check", &as_is[..]),
+        ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", &list_services),
+        ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", &list_services),
+    ] {
+        let seen = sent(&line, path, "identity", question);
+        assert!(seen.status == Some(OK) && seen.bytes > 5, "{path}: {seen:?}");
+        let begun = line.call(path, None);
+        begun.send(framed(false, &[0; (8 << 10) + 1]).slice(..5));
+        wait_for("the end of a call", CALL_MAX, || begun.seen().status.ok_or_else(|| path.to_owned()));
+    }
     let twice = [&whole[..], &whole].concat();
     assert_eq!(sent(&line, "/keyloom.v1.Ingest/Send", "gzip", &twice).status, Some(INTERNAL), "one message is enough");
     for (path, bytes) in [("/keyloom.v1.Ingest/Send", &whole), ("/keyloom.v1.Ingest/Stream", &twice)] {

@@ -14,10 +14,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
+use keyloom_engine::grpc::proto::{Event, SendRequest};
 use keyloom_tests::support::{
     engine::{Engine, Topology, folder},
+    grpc::{Call, Line, framed},
     http, process, wait_for,
 };
+use prost::Message;
 
 /// Memory that abuse may cost beyond what an idle engine has: the bodies in flight (64 MiB), packed and unpacked, the
 /// answers that nobody reads, buffers of connections, and what the allocator keeps.
@@ -239,4 +243,139 @@ fn clients_that_never_read_are_cut_off() {
     let waiting = scene.engine.metrics().sum("keyloom_http_answer_bytes", &[]);
     assert!(waiting.is_some_and(|bytes| bytes < (1 << 20) as f64), "{waiting:?}");
     scene.ends_well(&format!("{DEAF} clients that never read"));
+}
+
+/// The calls of gRPC, and statuses of it.
+const SEND: &str = "/keyloom.v1.Ingest/Send";
+const STREAM: &str = "/keyloom.v1.Ingest/Stream";
+const DEADLINE_EXCEEDED: u32 = 4;
+const RESOURCE_EXHAUSTED: u32 = 8;
+
+/// A message with one event.
+fn message(id: &str) -> SendRequest {
+    let event = Event { key: "grpc".into(), event_id: id.into(), json: "{}".into(), ..Event::default() };
+    SendRequest { events: vec![event] }
+}
+
+/// Sends `message` on a stream, and waits for its answer.
+fn ask(stream: &Call, message: Bytes) {
+    let before = stream.seen().bytes;
+    stream.send(message);
+    wait_for("a message to be answered", OVER_MAX, || {
+        let seen = stream.seen();
+        assert_eq!(seen.status, None, "{seen:?}");
+        if seen.bytes > before { Ok(()) } else { Err(format!("{seen:?}")) }
+    });
+}
+
+#[test]
+fn half_sent_messages_of_grpc_take_no_more_than_there_is_and_end_when_their_time_is_over() {
+    /// Together half a gigabyte, of which 64 MiB may come in: 335 of them, and there is room left for a small event.
+    const LINES: usize = 25;
+    const CALLS: usize = 100;
+    const HALF: usize = 200_001;
+    const FIT: usize = (64 << 20) / (HALF + 5);
+    /// A message has half a minute.
+    const SLOW_MAX: Duration = Duration::from_secs(50);
+    let scene = Scene::set("");
+    let port = scene.engine.port;
+    let idle_line = Line::open(port);
+    let idle = idle_line.call(STREAM, None);
+    ask(&idle, framed(false, &message("first").encode_to_vec()));
+    let since = Instant::now();
+
+    let half = framed(false, &vec![0; 8_000_000]).slice(..HALF + 5);
+    let lines: Vec<Line> = (0..LINES).map(|_| Line::open(port)).collect();
+    let begin = |n: usize| {
+        let call = lines[n % LINES].call(if n.is_multiple_of(2) { SEND } else { STREAM }, None);
+        call.send(half.clone());
+        call
+    };
+    let calls: Vec<Call> = (0..LINES * CALLS).map(begin).collect();
+    let with = |status: u32| calls.iter().filter(|call| call.seen().status == Some(status)).count();
+    wait_for("those that do not fit to be refused", OVER_MAX, || {
+        let refused = with(RESOURCE_EXHAUSTED);
+        if refused >= calls.len() - FIT { Ok(()) } else { Err(format!("{refused} refused")) }
+    });
+    assert!(calls.iter().any(|call| call.seen().status.is_none()), "some fit");
+    for seen in calls.iter().map(Call::seen).filter(|seen| seen.status.is_some()) {
+        assert_eq!((seen.status, seen.pushback.as_deref()), (Some(RESOURCE_EXHAUSTED), Some("1000")), "{seen:?}");
+    }
+    // The others are served while those that fit are held: the honest client, and other calls of the same connections.
+    scene.honest.wait_for(20);
+    for (n, line) in lines.iter().enumerate() {
+        let stream = line.call(STREAM, None);
+        ask(&stream, framed(false, &message(&n.to_string()).encode_to_vec()));
+    }
+    wait_for("the half-sent ones to end", SLOW_MAX, || {
+        let (refused, slow) = (with(RESOURCE_EXHAUSTED), with(DEADLINE_EXCEEDED));
+        if refused + slow == calls.len() { Ok(()) } else { Err(format!("{refused} refused, {slow} slow")) }
+    });
+    let metrics = scene.engine.metrics();
+    let answered = |code: &str| metrics.count("keyloom_ingest_requests_total", &[("code", code)]);
+    assert_eq!(answered("408"), with(DEADLINE_EXCEEDED) as u64);
+    assert!(answered("429") >= with(RESOURCE_EXHAUSTED) as u64);
+    wait_for("the room to be free", OVER_MAX, || {
+        let held = scene.engine.metrics().sum("keyloom_ingest_in_flight_bytes", &[]);
+        if held.is_some_and(|bytes| bytes < 10_000.0) { Ok(()) } else { Err(format!("{held:?}")) }
+    });
+    // A stream that has nothing to say may take longer than a message.
+    assert!(since.elapsed() > Duration::from_secs(30), "{:?}", since.elapsed());
+    ask(&idle, framed(false, &message("second").encode_to_vec()));
+    scene.ends_well(&format!("{} half-sent messages", calls.len()));
+}
+
+#[test]
+fn half_sent_questions_turn_away_other_questions_and_no_events() {
+    /// Together 60 MB, of which 32 MiB may come in.
+    const CALLS: usize = 60;
+    const HALF: usize = 1_000_000;
+    const FIT: usize = (32 << 20) / (HALF + 5);
+    let scene = Scene::set("");
+    let half = framed(false, &vec![0; 2_000_000]).slice(..HALF + 5);
+    let line = Line::open(scene.engine.port);
+    let begin = |_| {
+        let call = line.call("/keyloom.v1.Features/BatchGet", None);
+        call.send(half.clone());
+        call
+    };
+    let calls: Vec<Call> = (0..CALLS).map(begin).collect();
+    let with = |status: u32| calls.iter().filter(|call| call.seen().status == Some(status)).count();
+    wait_for("those that do not fit to be refused", OVER_MAX, || {
+        let refused = with(RESOURCE_EXHAUSTED);
+        if refused >= CALLS - FIT { Ok(()) } else { Err(format!("{refused} refused")) }
+    });
+    let metrics = scene.engine.metrics();
+    let held = metrics.sum("keyloom_feature_in_flight_bytes", &[]);
+    assert!(held.is_some_and(|bytes| bytes >= HALF as f64), "{held:?}");
+    assert_eq!(metrics.count("keyloom_ingest_requests_total", &[("code", "429")]), 0);
+    scene.honest.wait_for(20);
+    wait_for("the half-sent ones to end", OVER_MAX, || {
+        let (refused, slow) = (with(RESOURCE_EXHAUSTED), with(DEADLINE_EXCEEDED));
+        if refused + slow == CALLS && slow > 0 { Ok(()) } else { Err(format!("{refused} refused, {slow} slow")) }
+    });
+    scene.ends_well(&format!("{CALLS} half-sent questions"));
+}
+
+#[test]
+fn streams_of_grpc_that_have_sent_much_hold_nothing_of_it() {
+    /// Together half a gigabyte, one after the other.
+    const STREAMS: usize = 60;
+    const IGNORED: usize = 8_000_000;
+    let scene = Scene::set("");
+    let line = Line::open(scene.engine.port);
+    let mut large = message("large").encode_to_vec();
+    large.push(15 << 3 | 2); // a field that nobody knows, of so many bytes
+    prost::encoding::encode_varint(IGNORED as u64, &mut large);
+    large.resize(large.len() + IGNORED, 0);
+    let large = framed(false, &large);
+    let streams: Vec<Call> = (0..STREAMS)
+        .map(|_| {
+            let stream = line.call(STREAM, None);
+            ask(&stream, large.clone());
+            stream
+        })
+        .collect();
+    assert!(streams.iter().all(|stream| stream.seen().status.is_none()), "all of them are open");
+    scene.ends_well(&format!("{STREAMS} streams with a large message behind them"));
 }

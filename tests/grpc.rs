@@ -4,16 +4,21 @@
 use keyloom_engine::grpc::proto::{
     BatchGetRequest, BatchGetResponse, Event, FeatureAnswer, GetRequest, SendRequest, SendResponse, result::Status,
 };
+use std::time::Duration;
+
 use keyloom_tests::support::{
     engine::{Engine, Topology, folder},
-    grpc::{Outcome, call},
+    grpc::{Line, Outcome, Seen, call, framed},
+    wait_for,
 };
+use prost::Message;
 use serde_json::{Value, json};
 
 const OK: u32 = 0;
 const INVALID_ARGUMENT: u32 = 3;
 const NOT_FOUND: u32 = 5;
 const UNIMPLEMENTED: u32 = 12;
+const INTERNAL: u32 = 13;
 
 fn event(key: &str, n: u32) -> Event {
     Event { key: key.into(), event_id: n.to_string(), event: "page_view".into(), json: "{}".into(), ..Event::default() }
@@ -83,5 +88,71 @@ fn what_is_sent_is_read_back_and_refusals_have_a_status() {
     assert_eq!((empty.status, empty.pushback), (INVALID_ARGUMENT, None), "trying again does not help");
     let unknown: Outcome<SendResponse> = call(engine.port, "/keyloom.v1.Nothing/Send", &[SendRequest::default()]);
     assert_eq!(unknown.status, UNIMPLEMENTED);
+    assert_eq!(engine.drain(), 0, "{}", engine.process.output());
+}
+
+/// How long a call may take.
+const CALL_MAX: Duration = Duration::from_secs(30);
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("memory takes everything")
+}
+
+/// What comes of a call with these bytes, and nothing behind them.
+fn sent(line: &Line, path: &str, encoding: &str, bytes: &[u8]) -> Seen {
+    let mut call = line.call(path, Some(encoding));
+    call.send(bytes.to_vec().into());
+    call.end();
+    wait_for("the end of a call", CALL_MAX, || {
+        let seen = call.seen();
+        if seen.status.is_some() { Ok(seen) } else { Err(format!("{seen:?}")) }
+    })
+}
+
+#[test]
+fn messages_are_unpacked_within_the_limits_and_what_is_none_has_a_status() {
+    let folder = folder();
+    let mut engine = Engine::start(folder.path(), &Topology::default());
+    let line = Line::open(engine.port);
+    let packed = gzip(&SendRequest { events: vec![event("ada", 1)] }.encode_to_vec());
+    let (bomb, long) = (gzip(&vec![0; 64 << 20]), [&[0][..], &(9u32 << 20).to_be_bytes(), b"{"].concat());
+    let (whole, as_is) = (framed(true, &packed).to_vec(), framed(false, &[]).to_vec());
+    for path in ["/keyloom.v1.Ingest/Send", "/keyloom.v1.Ingest/Stream", "/keyloom.v1.Features/Get"] {
+        for (what, encoding, bytes, status) in [
+            ("a bomb", "gzip", &framed(true, &bomb)[..], INVALID_ARGUMENT),
+            ("no gzip", "gzip", &framed(true, b"nope"), INVALID_ARGUMENT),
+            ("too long", "gzip", &long, INVALID_ARGUMENT),
+            ("cut off", "gzip", &whole[..whole.len() - 1], INVALID_ARGUMENT),
+            ("packed, it does not say how", "identity", &whole, INTERNAL),
+            ("packed as nobody knows", "zstd", &whole, UNIMPLEMENTED),
+            ("no message", "identity", b"\x07no message", INTERNAL),
+        ] {
+            let seen = sent(&line, path, encoding, bytes);
+            assert_eq!((seen.status, seen.bytes), (Some(status), 0), "{path}: {what}: {seen:?}");
+        }
+    }
+    // What anybody may call takes a few names: it does not wait for the rest of more.
+    let list_services = framed(false, &[7 << 3 | 2, 0]);
+    for (path, question) in [
+        ("/grpc.health.v1.Health/Check", &as_is[..]),
+        ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", &list_services),
+        ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", &list_services),
+    ] {
+        let seen = sent(&line, path, "identity", question);
+        assert!(seen.status == Some(OK) && seen.bytes > 5, "{path}: {seen:?}");
+        let begun = line.call(path, None);
+        begun.send(framed(false, &[0; (8 << 10) + 1]).slice(..5));
+        wait_for("the end of a call", CALL_MAX, || begun.seen().status.ok_or_else(|| path.to_owned()));
+    }
+    let twice = [&whole[..], &whole].concat();
+    assert_eq!(sent(&line, "/keyloom.v1.Ingest/Send", "gzip", &twice).status, Some(INTERNAL), "one message is enough");
+    for (path, bytes) in [("/keyloom.v1.Ingest/Send", &whole), ("/keyloom.v1.Ingest/Stream", &twice)] {
+        let seen = sent(&line, path, "gzip", bytes);
+        assert!(seen.status == Some(OK) && seen.bytes > 5, "{path}: {seen:?}");
+    }
+    assert_eq!(sent(&line, "/keyloom.v1.Ingest/Stream", "gzip", &[]).status, Some(OK), "nothing is a stream too");
+    assert_eq!(sent(&line, "/keyloom.v1.Ingest/Send", "gzip", &as_is).status, Some(INVALID_ARGUMENT), "no event");
     assert_eq!(engine.drain(), 0, "{}", engine.process.output());
 }

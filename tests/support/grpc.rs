@@ -1,11 +1,31 @@
-//! The least gRPC client that the tests need: one call over HTTP/2 without TLS, messages framed by hand.
+//! The least gRPC client that the tests need, over HTTP/2 without TLS, messages framed by hand: one call with whole messages,
+//! or many on one connection, whose bytes the test sends when it likes.
 
-use std::time::Duration;
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
-use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use hyper::{
+    HeaderMap,
+    body::{Body, Frame},
+    client::conn::http2::{SendRequest, handshake},
+};
+use hyper_util::{
+    client::legacy::Client,
+    rt::{TokioExecutor, TokioIo},
+};
 use prost::Message;
+use tokio::{
+    net::TcpStream,
+    runtime::Runtime,
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+};
 
 /// How long one call may take.
 const CALL_MAX: Duration = Duration::from_secs(30);
@@ -65,5 +85,132 @@ async fn answer<Q: Message, M: Message + Default>(port: u16, path: &str, questio
         message: header("grpc-message").unwrap_or_default(),
         pushback: header("grpc-retry-pushback-ms"),
         answers,
+    }
+}
+
+/// A message with its prefix; `packed`: as the head of its call says.
+pub fn framed(packed: bool, message: &[u8]) -> Bytes {
+    let mut framed = BytesMut::with_capacity(5 + message.len());
+    framed.put_u8(packed.into());
+    framed.put_u32(message.len() as u32);
+    framed.put_slice(message);
+    framed.freeze()
+}
+
+/// One connection, for many calls at once.
+pub struct Line {
+    runtime: Runtime,
+    port: u16,
+    sender: SendRequest<Pieces>,
+}
+
+/// A call on a [`Line`]; its messages end when it says so, or is dropped.
+pub struct Call {
+    pieces: Option<UnboundedSender<Bytes>>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+/// What has come of a call so far.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// The gRPC status, once the call has ended; `u32::MAX` if it broke off without one.
+    pub status: Option<u32>,
+    /// Its text, as it was sent.
+    pub message: String,
+    /// Milliseconds after which to try again, if the server says so.
+    pub pushback: Option<String>,
+    /// Bytes of the messages answered, with their prefixes.
+    pub bytes: usize,
+}
+
+/// A body whose pieces the test sends.
+struct Pieces(UnboundedReceiver<Bytes>);
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(cx).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
+    }
+}
+
+impl Seen {
+    fn end(&mut self, from: &HeaderMap) {
+        let text = |name: &str| from.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        if let Some(status) = text("grpc-status") {
+            self.status = status.parse().ok();
+            self.message = text("grpc-message").unwrap_or_default();
+            self.pushback = text("grpc-retry-pushback-ms");
+        }
+    }
+}
+
+impl Line {
+    /// Connects to `127.0.0.1:<port>`.
+    pub fn open(port: u16) -> Self {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(1).enable_all().build().expect("a runtime");
+        let sender = runtime.block_on(async {
+            let stream = TcpStream::connect(("127.0.0.1", port)).await.expect("a connection");
+            let (sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP/2");
+            tokio::spawn(connection);
+            sender
+        });
+        Self { runtime, port, sender }
+    }
+
+    /// Begins a call; `encoding` is how its packed messages are packed.
+    pub fn call(&self, path: &str, encoding: Option<&str>) -> Call {
+        let (pieces, body) = unbounded_channel();
+        let mut request = hyper::Request::post(format!("http://127.0.0.1:{}{path}", self.port))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
+        if let Some(encoding) = encoding {
+            request = request.header("grpc-encoding", encoding);
+        }
+        let request = request.body(Pieces(body)).expect("a request");
+        let mut sender = self.sender.clone();
+        let seen = Arc::<Mutex<Seen>>::default();
+        let call = Call { pieces: Some(pieces), seen: Arc::clone(&seen) };
+        self.runtime.spawn(async move {
+            let edit = |change: &dyn Fn(&mut Seen)| change(&mut seen.lock().unwrap_or_else(PoisonError::into_inner));
+            if sender.ready().await.is_ok()
+                && let Ok(response) = sender.send_request(request).await
+            {
+                let (head, mut body) = response.into_parts();
+                edit(&|seen| seen.end(&head.headers));
+                while let Some(Ok(frame)) = body.frame().await {
+                    edit(&|seen| match (frame.data_ref(), frame.trailers_ref()) {
+                        (Some(data), _) => seen.bytes += data.len(),
+                        (_, Some(trailers)) => seen.end(trailers),
+                        _ => {}
+                    });
+                }
+            }
+            edit(&|seen| {
+                seen.status.get_or_insert(u32::MAX);
+            });
+        });
+        call
+    }
+}
+
+impl Call {
+    /// Sends these bytes, unless the server has ended the call.
+    pub fn send(&self, bytes: Bytes) {
+        if let Some(pieces) = &self.pieces {
+            pieces.send(bytes).ok();
+        }
+    }
+
+    /// No message comes any more.
+    pub fn end(&mut self) {
+        self.pieces = None;
+    }
+
+    /// What has come so far.
+    pub fn seen(&self) -> Seen {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

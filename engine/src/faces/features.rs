@@ -16,12 +16,10 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use super::{json, observe, problem};
-use crate::features::{Ask, BODY_BYTES_MAX, FeatureReader, Page, Refusal, Status};
+use crate::features::{Ask, BODY_BYTES_MAX, BODY_TIMEOUT, FeatureReader, Page, Refusal, Status};
 
 /// The address of features.
 pub const FEATURES_PATH: &str = "/v1/features";
-/// Longest wait for a request body to arrive.
-const BODY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 /// Seconds after which a reader should try again, for what passes by itself.
 const RETRY_AFTER_SECONDS: u64 = 1;
 

@@ -59,6 +59,16 @@ pub fn describe() {
         Unit::Seconds,
         "Time that a reader waited for what it wrote, by what became of it."
     );
+    describe_gauge!(
+        "keyloom_feature_in_flight_bytes",
+        Unit::Bytes,
+        "Bytes of gRPC messages with questions about features that are arriving or worked on."
+    );
+}
+
+/// Bytes of questions that came by gRPC and are not answered yet.
+pub fn feature_in_flight(bytes: usize) {
+    gauge!("keyloom_feature_in_flight_bytes").set(bytes as f64);
 }
 
 /// One read of features was answered.

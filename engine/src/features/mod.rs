@@ -28,6 +28,11 @@ pub const NAME_BYTES_MAX: usize = 512;
 pub const CELLS_MAX: usize = 100_000;
 /// Largest body of a request: 1,000 keys of the longest kind and as many names fit.
 pub const BODY_BYTES_MAX: usize = 2 << 20;
+/// Longest wait for the body of a request to arrive.
+pub const BODY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+/// Bytes of messages with questions that are arriving or worked on, over all calls of gRPC. Not the front door's: readers must
+/// not be turned away because senders fill it, nor senders because readers do.
+pub const MESSAGES_BYTES_MAX: usize = 32 << 20;
 /// Largest answer, in bytes.
 pub const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// Requests for many keys that are worked on at once, those that wait included: each may hold an answer of the largest size.

@@ -25,6 +25,9 @@ pub enum Refusal {
     /// Too many requests for many keys at once.
     #[error("too many requests for many keys are worked on")]
     Busy,
+    /// Too many bytes of messages with questions are arriving or worked on.
+    #[error("too many bytes of requests are in flight")]
+    NoRoom,
     /// The store does not answer, and the answer is not in memory.
     #[error("{0}")]
     Unavailable(String),
@@ -40,7 +43,7 @@ impl Refusal {
             Self::Wrong(_) => 400,
             Self::Slow => 408,
             Self::TooMuch(_) | Self::BodyTooLarge | Self::AnswerTooLarge => 413,
-            Self::Busy => 429,
+            Self::Busy | Self::NoRoom => 429,
             Self::Unreadable(_) => 500,
             Self::Unavailable(_) => 503,
         }
@@ -53,7 +56,7 @@ impl Refusal {
             Self::TooMuch(_) | Self::BodyTooLarge => "ask for less at once",
             Self::AnswerTooLarge => "ask for fewer keys, or choose features",
             Self::Slow => "send the body at once",
-            Self::Busy => "try again in a moment",
+            Self::Busy | Self::NoRoom => "try again in a moment",
             Self::Unavailable(_) => "the store does not answer; try again in a moment",
             Self::Unreadable(_) => {
                 "trying again does not help until the next event of the key; look at the engine's log"
@@ -63,6 +66,6 @@ impl Refusal {
 
     /// Whether it passes by itself: such answers carry a `Retry-After`.
     pub fn passes(&self) -> bool {
-        matches!(self, Self::Busy | Self::Unavailable(_))
+        matches!(self, Self::Busy | Self::NoRoom | Self::Unavailable(_))
     }
 }

@@ -1,4 +1,5 @@
-//! The bytes of all requests being worked on, and the limit on them: beyond it a request is turned away, not queued.
+//! The bytes of all requests being worked on, and the limit on them: beyond it a request is turned away, not queued. The
+//! front door has one for events; questions of gRPC have their own.
 //!
 //! Counts body bytes, packed and unpacked. The records made of a body are slices of it; with their bookkeeping tiny events
 //! take a small multiple of what is counted here.
@@ -14,6 +15,7 @@ use super::{observe, refusal::Refusal};
 pub struct Gate {
     free: Arc<Semaphore>,
     bytes_max: usize,
+    tell: fn(usize),
 }
 
 /// What one request holds; dropping it gives the bytes back, whatever way the request ends.
@@ -24,10 +26,15 @@ pub struct Hold {
 }
 
 impl Gate {
-    /// A gate for `bytes_max` bytes.
+    /// The front door's gate, for `bytes_max` bytes.
     pub fn new(bytes_max: usize) -> Self {
+        Self::telling(bytes_max, observe::in_flight)
+    }
+
+    /// A gate for `bytes_max` bytes that tells how many are inside, whenever that changes.
+    pub fn telling(bytes_max: usize, tell: fn(usize)) -> Self {
         let bytes_max = bytes_max.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
-        Self { free: Arc::new(Semaphore::new(bytes_max)), bytes_max }
+        Self { free: Arc::new(Semaphore::new(bytes_max)), bytes_max, tell }
     }
 
     /// Lets `bytes` in, or says that there is no room now.
@@ -41,6 +48,10 @@ impl Gate {
     pub fn in_flight(&self) -> usize {
         self.bytes_max - self.free.available_permits()
     }
+
+    fn told(&self) {
+        (self.tell)(self.in_flight());
+    }
 }
 
 impl Hold {
@@ -52,21 +63,28 @@ impl Hold {
             Some(permit) => permit.merge(more),
             None => self.permit = Some(more),
         }
-        observe::in_flight(self.gate.in_flight());
+        self.gate.told();
         Ok(())
+    }
+
+    /// Takes `bytes` out of it, which are given back with what this answers; nothing where it holds fewer.
+    #[must_use]
+    pub fn split(&mut self, bytes: usize) -> Self {
+        let permit = self.permit.as_mut().and_then(|permit| permit.split(bytes));
+        Self { gate: self.gate.clone(), permit }
     }
 
     /// Gives `bytes` back early.
     pub fn shrink(&mut self, bytes: usize) {
         drop(self.permit.as_mut().and_then(|permit| permit.split(bytes)));
-        observe::in_flight(self.gate.in_flight());
+        self.gate.told();
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
         drop(self.permit.take());
-        observe::in_flight(self.gate.in_flight());
+        self.gate.told();
     }
 }
 
@@ -83,7 +101,10 @@ mod tests {
         assert!(matches!(hold.grow(1), Err(Refusal::Busy)));
         hold.shrink(30);
         assert_eq!(gate.in_flight(), 70);
+        let part = hold.split(50);
         drop(hold);
+        assert_eq!(gate.in_flight(), 50, "what was split off stays");
+        drop(part);
         assert_eq!(gate.in_flight(), 0);
         assert!(matches!(gate.enter(usize::MAX), Err(Refusal::Busy)));
     }

@@ -48,16 +48,27 @@ impl<U: Message + Default> Decoder for CountedDecoder<U> {
     type Error = Status;
 
     fn decode(&mut self, message: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        if fields(message.chunk()) > FIELDS_MAX {
-            let text = format!("the message has more than {FIELDS_MAX} fields; nothing was stored; send fewer at once");
-            return Err(Status::invalid_argument(text));
-        }
+        counted(message.chunk())?;
         self.0.decode(message)
     }
 
     fn buffer_settings(&self) -> BufferSettings {
         self.0.buffer_settings()
     }
+}
+
+/// Reads a message that came outside of tonic's own reading.
+pub(super) fn decode<U: Message + Default>(message: &[u8]) -> Result<U, Status> {
+    counted(message)?;
+    U::decode(message).map_err(|error| Status::internal(error.to_string())) // as tonic says it
+}
+
+fn counted(message: &[u8]) -> Result<(), Status> {
+    if fields(message) <= FIELDS_MAX {
+        return Ok(());
+    }
+    let text = format!("the message has more than {FIELDS_MAX} fields; nothing was stored; send fewer at once");
+    Err(Status::invalid_argument(text))
 }
 
 /// How many fields are at the top of `message`, up to the first that makes no sense: the decoder refuses it there.

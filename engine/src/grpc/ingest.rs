@@ -10,6 +10,8 @@ use keyloom_actors::dead_letter::Reason;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
+    arrival::{Arrived, Waiting},
+    codec,
     event::{KeyMember, to_json},
     proto::{Place, Rejected, SendRequest, SendResponse, ingest_server::Ingest},
     status::of_events,
@@ -53,7 +55,7 @@ impl IngestCalls {
         if request.events.len() > events_max {
             return Err(Refusal::TooMany(events_max));
         }
-        let sent = self.sort(&request);
+        let sent = self.sort(request); // and the messages are gone while the events are stored
         if sent.places.is_empty() {
             return if sent.rejected.is_empty() { Err(Refusal::Empty) } else { Ok(answer(Default::default(), sent)) };
         }
@@ -68,10 +70,10 @@ impl IngestCalls {
         Head { headers, credentials, ..Head::default() }
     }
 
-    fn sort(&self, request: &SendRequest) -> Sent {
+    fn sort(&self, request: SendRequest) -> Sent {
         let mut sent = Sent::default();
-        for (place, event) in request.events.iter().enumerate() {
-            match to_json(event, self.key.as_ref()) {
+        for (place, event) in request.events.into_iter().enumerate() {
+            match to_json(&event, self.key.as_ref()) {
                 Ok(json) => {
                     sent.events.push(Bytes::from(json));
                     sent.places.push(place as u32);
@@ -116,14 +118,22 @@ impl Ingest for IngestCalls {
 
     type StreamStream = Pin<Box<dyn Stream<Item = Result<SendResponse, Status>> + Send>>;
 
-    /// One request at a time: that keeps the order of events, and bounds what a connection has in flight.
+    /// One request at a time: that keeps the order of events, and bounds what a connection has in flight. A request has room from
+    /// its first byte until it is answered.
     async fn stream(&self, request: Request<Streaming<SendRequest>>) -> Result<Response<Self::StreamStream>, Status> {
         let (calls, head) = (self.clone(), self.head(&request));
-        let answers = stream::try_unfold(request.into_inner(), move |mut requests| {
+        let requests = request.extensions().get::<Waiting>().and_then(Waiting::take);
+        let requests = requests.ok_or_else(|| Status::internal("the messages of the stream are not there"))?;
+        let answers = stream::try_unfold(requests, move |mut requests| {
             let (calls, head) = (calls.clone(), head.clone());
             async move {
-                let Some(request) = requests.message().await? else { return Ok(None) };
-                calls.store(request, head).await.map(|answer| Some((answer, requests)))
+                let arrived = requests.next().await.map_err(|missed| requests.refused(missed))?;
+                let Some(Arrived { bytes, hold }) = arrived else { return Ok(None) };
+                let request = codec::decode(&bytes)?;
+                drop(bytes);
+                let answer = calls.store(request, head).await;
+                drop(hold);
+                answer.map(|answer| Some((answer, requests)))
             }
         });
         Ok(Response::new(Box::pin(answers)))

@@ -1,11 +1,12 @@
 //! Refusals as gRPC statuses, in the words of HTTP.
-//!
-//! Pure.
+
+use std::time::Duration;
 
 use tonic::{Code, Status, metadata::MetadataValue};
 
+use super::arrival::{Intake, Missed};
 use crate::{
-    features,
+    faces, features,
     front_door::{self, refusal::RETRY_AFTER_SECONDS},
 };
 
@@ -22,6 +23,32 @@ pub(super) fn of_events(refusal: &front_door::Refusal) -> Status {
 pub(super) fn of_features(refusal: &features::Refusal) -> Status {
     let retry_after = refusal.passes().then_some(RETRY_AFTER_SECONDS);
     status(code(refusal.code()), &refusal.to_string(), refusal.hint(), retry_after)
+}
+
+/// The status of a call whose events did not come in; counted as HTTP counts its answers.
+pub(super) fn of_missed_events(intake: &Intake, missed: Missed, took: Duration) -> Status {
+    let is_protocol = matches!(missed, Missed::Protocol(_)); // which gRPC itself has a status for
+    let refusal = match missed {
+        Missed::NoRoom => front_door::Refusal::Busy,
+        Missed::Slow => front_door::Refusal::Slow(intake.timeout.as_secs()),
+        Missed::TooLarge => front_door::Refusal::TooLarge(intake.bytes_max),
+        Missed::Damaged(text) | Missed::Protocol(text) => front_door::Refusal::Malformed(text),
+    };
+    front_door::observe::answered(refusal.code(), took);
+    if is_protocol { Status::internal(refusal.to_string()) } else { of_events(&refusal) }
+}
+
+/// The same for a question about features.
+pub(super) fn of_missed_question(_: &Intake, missed: Missed, took: Duration) -> Status {
+    let is_protocol = matches!(missed, Missed::Protocol(_));
+    let refusal = match missed {
+        Missed::NoRoom => features::Refusal::NoRoom,
+        Missed::Slow => features::Refusal::Slow,
+        Missed::TooLarge => features::Refusal::BodyTooLarge,
+        Missed::Damaged(text) | Missed::Protocol(text) => features::Refusal::Wrong(text),
+    };
+    faces::observe::feature_request(refusal.code(), took.as_secs_f64());
+    if is_protocol { Status::internal(refusal.to_string()) } else { of_features(&refusal) }
 }
 
 /// By the HTTP code that the same refusal has.

@@ -46,7 +46,8 @@ pub struct Limits {
     pub connections_max: usize,
     /// How long a TLS handshake, or the head of a request, may take to arrive.
     pub header_timeout: Duration,
-    /// How long a request body may take to arrive; gRPC streams may take for ever.
+    /// How long a request body may take to arrive; those of gRPC, whose streams may take for ever, time their messages
+    /// themselves.
     pub body_timeout: Duration,
     /// A connection without a request is closed after this long.
     pub idle_timeout: Duration,

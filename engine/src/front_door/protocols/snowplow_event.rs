@@ -102,24 +102,30 @@ fn schema(text: impl Into<String>) -> Rejection {
     Rejection::new(Reason::Schema, text)
 }
 
-/// Writes a parameter that is a single value; `false` when it has no field, or does not say what the field means.
+/// Writes a parameter that is a single value; `false` when it has no field, does not say what the field means, or says it in
+/// other letters than the field has: then it is to be kept as it is, too.
 fn scalar(event: &mut EventWriter<'_>, name: &str, value: &Given<'_>) -> bool {
     let Some((field, meaning)) = field(name) else { return false };
     match meaning {
         Meaning::Text => event.given_text(field, value),
         Meaning::Id => event.given_id(field, value),
-        _ => value.text().is_some_and(|text| converted(event, field, meaning, text.trim())),
+        _ => value.text().is_some_and(|text| converted(event, field, meaning, &text)),
     }
 }
 
-fn converted(event: &mut EventWriter<'_>, field: &'static str, meaning: Meaning, text: &str) -> bool {
+fn converted(event: &mut EventWriter<'_>, field: &'static str, meaning: Meaning, sent: &str) -> bool {
+    let text = sent.trim();
     match meaning {
-        Meaning::Text | Meaning::Id => event.text(field, text),
-        Meaning::Integer => text.parse::<i64>().is_ok_and(|number| event.json(field, &number.to_string())),
-        Meaning::Number => number(text).is_some_and(|number| event.json(field, &number)),
+        Meaning::Text | Meaning::Id => event.text(field, sent),
+        Meaning::Integer => text.parse::<i64>().is_ok_and(|number| {
+            let number = number.to_string();
+            event.json(field, &number) && number == sent
+        }),
+        Meaning::Number => number(text).is_some_and(|number| event.json(field, &number) && number == sent),
         Meaning::Flag => flag(text).is_some_and(|flag| event.json(field, if flag { "true" } else { "false" })),
         Meaning::Size(height_field) => size(text).is_some_and(|(width, height)| {
-            event.json(field, &width.to_string()) && event.json(height_field, &height.to_string())
+            let sizes = event.json(field, &width.to_string()) && event.json(height_field, &height.to_string());
+            sizes && format!("{width}x{height}") == sent
         }),
         Meaning::Time => {
             let time: Option<Timestamp> = clock_skew::epoch_millis(text);

@@ -106,14 +106,16 @@ fn a_phone_says_who_it_is_in_a_context() {
 fn what_does_not_say_what_its_field_means_is_kept_aside() {
     let found = event(json!({
         "e": "se", "se_ca": "shop", "ev_ca": "old", "se_va": "12.50", "tr_tt": "dear", "vid": "x", "res": "wide", "cookie": "maybe",
-        "dtm": "soon", "refr": null, "unknown": {"a": [1]}, "uid": "", "page_title": "mine", "event": "mine"
+        "dtm": "soon", "refr": null, "unknown": {"a": [1]}, "uid": "", "page_title": "mine", "event": "mine",
+        "tr_tx": " 0", "ti_qu": "007", "vp": "010x20"
     }));
     assert_eq!(
         found,
         json!({"event": "struct", "protocol": "snowplow", "collector_tstamp": NOON_TEXT, "derived_tstamp": NOON_TEXT,
             "se_category": "shop", "se_value": 12.50, "user_ipaddress": "192.0.2.7",
+            "tr_tax": 0, "ti_quantity": 7, "br_viewwidth": 10, "br_viewheight": 20,
             "extra": {"ev_ca": "old", "tr_tt": "dear", "vid": "x", "res": "wide", "cookie": "maybe", "dtm": "soon",
-                "unknown": {"a": [1]}, "page_title": "mine", "event": "mine"}})
+                "unknown": {"a": [1]}, "page_title": "mine", "event": "mine", "tr_tx": " 0", "ti_qu": "007", "vp": "010x20"}})
     );
 }
 

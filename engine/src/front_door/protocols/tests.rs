@@ -73,7 +73,7 @@ fn any_json() -> impl Strategy<Value = Value> {
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
         any::<i32>().prop_map(Value::from),
-        "[a-z0-9\"\\\\ü ]{0,6}".prop_map(Value::from),
+        "[a-z0-9\"\\\\ü ]{0,6}|[ +.]?[0-9x]{1,3}[.]?[0-9]? ?".prop_map(Value::from),
     ];
     leaf.prop_recursive(3, 16, 4, |inner| {
         prop_oneof![
@@ -124,7 +124,7 @@ proptest! {
 
     #[test]
     fn nothing_of_a_snowplow_event_is_lost(
-        members in members_like("(eid|aid|p|uid|duid|nuid|sid|url|page|refr|se_ca|tr_tt|lang|event|extra|keyloom\\.tick|[a-z.\"ü]{1,5})"),
+        members in members_like("(eid|aid|p|uid|duid|nuid|sid|url|page|refr|se_ca|tr_tt|ti_qu|vid|res|lang|event|extra|keyloom\\.tick|[a-z.\"ü]{1,5})"),
     ) {
         let mut members = members;
         members.retain(|name, _| !matches!(name.as_str(), "co" | "cx" | "tt"));

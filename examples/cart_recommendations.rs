@@ -10,8 +10,10 @@ use std::{
 };
 
 use keyloom_actors::{
-    handler::{ConfigError, Context, Fault, Features, Handler, State},
-    row::{EmittedTable, Row},
+    handler::{
+        ConfigError, Context, Fault, Features, Handler, State,
+        row::{EmittedTable, Row},
+    },
     timestamp::{SECOND, Timestamp},
 };
 use keyloom_engine::Engine;
@@ -325,7 +327,7 @@ fn main() -> ExitCode {
 mod tests {
     use std::time::Duration;
 
-    use keyloom_actors::handler_test::HandlerTest;
+    use keyloom_actors::handler::testing::HandlerTest;
     use serde_json::{Value, json};
 
     use super::*;

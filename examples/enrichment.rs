@@ -6,10 +6,11 @@
 use std::process::ExitCode;
 
 use keyloom_actors::{
-    event::EventRef,
-    fields::FieldId,
-    handler::{ConfigError, Context, Fault, Features, Handler, State},
-    row::{EmittedTable, Row},
+    event::{EventRef, fields::FieldId},
+    handler::{
+        ConfigError, Context, Fault, Features, Handler, State,
+        row::{EmittedTable, Row},
+    },
     timestamp::{SECOND, Timestamp},
 };
 use keyloom_engine::Engine;
@@ -123,7 +124,7 @@ fn main() -> ExitCode {
 mod tests {
     use std::time::Duration;
 
-    use keyloom_actors::handler_test::HandlerTest;
+    use keyloom_actors::handler::testing::HandlerTest;
     use serde_json::{Value, json};
 
     use super::*;

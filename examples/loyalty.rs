@@ -85,7 +85,7 @@ fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use keyloom_actors::handler_test::HandlerTest;
+    use keyloom_actors::handler::testing::HandlerTest;
     use serde_json::{Value, json};
 
     use super::*;

@@ -10,9 +10,9 @@ import signal
 import subprocess
 import sys
 
-CELL, SHARD, RECORD = "actors/src/cell.rs", "actors/src/shard.rs", "actors/src/record.rs"
-COMMITTER, BATCHER, CORE = "actors/src/committer.rs", "actors/src/batcher.rs", "actors/src/session_core.rs"
-PARTITION, TICKER, WORLD = "actors/src/partition.rs", "actors/src/ticker.rs", "actors/tests/support/world.rs"
+CELL, SHARD, RECORD = "actors/src/session/cell.rs", "actors/src/session/shard.rs", "actors/src/checkpoint/record.rs"
+COMMITTER, BATCHER, CORE = "actors/src/checkpoint/committer.rs", "actors/src/table/batcher.rs", "actors/src/session/step.rs"
+PARTITION, TICKER, WORLD = "actors/src/partition/mod.rs", "actors/src/partition/ticker.rs", "actors/tests/support/world.rs"
 
 # Name: file, then pairs of what stands there and what is planted instead.
 DEFECTS = {

@@ -9,7 +9,16 @@ use std::{
 use keyloom_tests::support::workspace;
 
 /// The files that may know ractor: thin shells around pure cores.
-const ACTORS: [&str; 8] = ["session", "shard", "router", "committer", "batcher", "partition", "root", "ticker"];
+const ACTORS: [&str; 8] = [
+    "root",
+    "partition/mod",
+    "partition/router",
+    "partition/ticker",
+    "session/mod",
+    "session/shard",
+    "checkpoint/committer",
+    "table/batcher",
+];
 
 struct Source {
     /// Relative to the workspace, with forward slashes.

@@ -36,8 +36,8 @@ impl From<LogError> for ActorFailure {
     }
 }
 
-impl From<crate::record::RecordError> for ActorFailure {
-    fn from(error: crate::record::RecordError) -> Self {
+impl From<crate::checkpoint::record::RecordError> for ActorFailure {
+    fn from(error: crate::checkpoint::record::RecordError) -> Self {
         Self::Final(error.to_string())
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Counters that must survive a restart (events by outcome, dead letters) are exported from `status` by the engine.
 
-use crate::session_core::SideCounts;
+use crate::session::step::SideCounts;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 /// Describes the metrics; once per process.

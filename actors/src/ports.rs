@@ -9,7 +9,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    event::EventBatch, fields::Scanned, key::Key, key_paths::EnvelopeKeys, outbox::Block, timestamp::Timestamp,
+    event::{EventBatch, fields::Scanned, key_paths::EnvelopeKeys},
+    key::Key,
+    table::outbox::Block,
+    timestamp::Timestamp,
 };
 
 // ---- log ------------------------------------------------------------------------------------------------------------
@@ -17,7 +20,7 @@ use crate::{
 /// One event to store.
 #[derive(Clone, Debug)]
 pub struct NewRecord {
-    /// Its key; empty only for what a tool refused, see [`crate::fields::REJECTED`].
+    /// Its key; empty only for what a tool refused, see [`crate::event::fields::REJECTED`].
     pub key: Bytes,
     /// What repeats are absorbed by, within one partition and for as long as the log's window says; `None`: never
     /// absorbed. Made by [`crate::event::dedupe_id`] of the key and the payload's event id, or of no key and the whole

@@ -21,13 +21,12 @@ use bytes::Bytes;
 use keyloom_actors::{
     backend::Progress,
     careful::{CAREFUL_AFTER_STARTS, LONE_DEATHS_MAX},
-    cell::KeyLimits,
     key::Key,
+    partition::router::POOL_BYTES_MAX,
     ports::{NewRecord, RecordKey, StoreEntry},
     root::{RootArguments, RootHandle},
-    router::POOL_BYTES_MAX,
+    session::{cell::KeyLimits, workers::Workers},
     timestamp::SystemClock,
-    workers::Workers,
 };
 use support::{
     engine::{Engine, Setup, cut_at},
@@ -391,8 +390,8 @@ fn the_log_keeps_what_the_slowest_table_still_needs() {
     let world = World::new();
     // Both tables follow the same log; only the files of one are refused, because its format cannot make them in time.
     let slow = table("slow", Lines::default(), cut_at(u64::MAX));
-    let slow = keyloom_actors::batcher::TableSpec {
-        cut: keyloom_actors::table_cut::CutPolicy { rows: u64::MAX, bytes: u64::MAX, age: HOUR },
+    let slow = keyloom_actors::table::batcher::TableSpec {
+        cut: keyloom_actors::table::cut::CutPolicy { rows: u64::MAX, bytes: u64::MAX, age: HOUR },
         ..slow
     };
     let setup = Setup { tables: vec![slow, table("raw", Lines::default(), cut_at(100))], ..Setup::default() };

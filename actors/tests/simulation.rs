@@ -14,13 +14,12 @@ use std::{
 };
 
 use keyloom_actors::{
-    cell::KeyLimits,
+    handler::row::Row,
+    partition::status::Status,
     ports::{NewRecord, RecordKey, StoreEntry},
     root::{RootArguments, RootHandle},
-    row::Row,
-    status::Status,
+    session::{cell::KeyLimits, workers::Workers},
     timestamp::{Clock, Timestamp},
-    workers::Workers,
 };
 use tokio::{sync::mpsc, time::Instant};
 

@@ -6,17 +6,14 @@ use std::{
     sync::Arc,
 };
 
-use keyloom_actors::{
-    handler::{Features, Handler, Registry},
-    session_features::SessionFeatures,
-};
+use keyloom_actors::handler::{Features, Handler, Registry, session_features::SessionFeatures};
 
 use crate::{cli, lake, topology::HandlerCatalog};
 
 /// A `keyloom` with your handlers in it:
 ///
 /// ```no_run
-/// # use keyloom_actors::session_features::SessionFeatures as MyHandler;
+/// # use keyloom_actors::handler::session_features::SessionFeatures as MyHandler;
 /// fn main() -> std::process::ExitCode {
 ///     keyloom_engine::Engine::new().handler::<MyHandler>("my-handler").main()
 /// }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow};
 use keyloom_actors::{
     backend::FeatureBackend,
+    handler::row::EmittedTable,
     ports::{Durability, Homes, Lake, LakeError, Log, Store, TableFormat},
-    row::EmittedTable,
     timestamp::SystemClock,
 };
 

@@ -10,22 +10,18 @@ use std::{
 
 use anyhow::anyhow;
 use keyloom_actors::{
-    batcher::TableSpec,
-    cell::KeyLimits,
-    event::{EventBatch, KeyPaths},
-    feature_cache::FeatureCache,
-    forwarder::BackendPlan,
+    answer::cache::FeatureCache,
+    backend::forwarder::BackendPlan,
+    careful::watchdog::{self, Stuck, Watchdog},
+    checkpoint::record::Follows,
+    event::{EventBatch, KeyPaths, key_paths::Gate},
     handler::LogicFactory,
-    key_paths::Gate,
-    partition::PartitionPlan,
+    partition::{PartitionPlan, status::Status},
     ports::Homes,
-    record::Follows,
     root::{RootArguments, RootHandle},
-    status::Status,
-    table_cut::CutPolicy,
+    session::{cell::KeyLimits, workers::Workers},
+    table::{batcher::TableSpec, cut::CutPolicy},
     timestamp::SystemClock,
-    watchdog::{self, Stuck, Watchdog},
-    workers::Workers,
 };
 use tokio::{runtime, sync::mpsc, time::timeout};
 

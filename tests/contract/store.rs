@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use keyloom_actors::{
+    checkpoint::record,
     key::Key,
     ports::{Claim, RecordKey, Store, StoreEntry, StoreError},
-    record,
     timestamp::Timestamp,
 };
 use keyloom_tests::support::homes::Home;

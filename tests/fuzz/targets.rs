@@ -10,19 +10,22 @@ use bytes::Bytes;
 use keyloom_actors::{
     answer,
     careful::Care,
+    checkpoint::record::{self, Checkpoint, Head as HeadRecord, Intent, Output, StateVersion, Tag, VersionHead},
     dead_letter::{DeadLetter, Reason},
-    event::EventBatch,
+    event::{
+        EventBatch, fields,
+        key_paths::{Envelope, Gate, KeyPaths},
+    },
     features::{Definition, FeatureSet, FeatureState, Function, Settings, Window},
-    fields,
+    handler::{
+        look_ups::{LookUp, LookUps},
+        timers::Timers,
+        waiting::Waiting,
+    },
     key::{self, Key},
-    key_paths::{Envelope, Gate, KeyPaths},
-    look_ups::{LookUp, LookUps},
-    outbox::Block,
     ports::{LogRecord, RecordKey},
-    record::{self, Checkpoint, Head as HeadRecord, Intent, Output, StateVersion, Tag, VersionHead},
-    timers::Timers,
+    table::outbox::Block,
     timestamp::Timestamp,
-    waiting::Waiting,
 };
 use keyloom_engine::{
     Engine,

@@ -5,7 +5,7 @@ use std::{fs, io::ErrorKind, path::PathBuf, sync::Arc, time::Duration};
 
 use keyloom_actors::{
     backend::FeatureBackend,
-    key_paths::KeyPaths,
+    event::key_paths::KeyPaths,
     ports::{Lake, Log, Store},
     timestamp::SystemClock,
 };

@@ -8,8 +8,8 @@ use std::ops::Range;
 use hashbrown::{HashMap, HashSet, hash_map::Entry};
 
 use crate::{
+    event::members::{self, members},
     features::FeatureSet,
-    members::{self, members},
 };
 
 /// The features that somebody asks for, by name.

@@ -5,17 +5,19 @@
 //! `"decaying":{"from","to","state"}`, the place of those values in the text, in bytes, and the part of the state they depend
 //! on, base64. The feature API puts today's values in that place.
 
+pub mod cache;
 mod chosen;
+pub mod readers;
 
 use base64::{Engine, prelude::BASE64_STANDARD_NO_PAD};
 use bytes::Bytes;
 use serde::Deserialize;
 
 use crate::{
+    event::members::{self, members},
     features::{FeatureSet, FeatureState},
     handler::Features,
     key::Key,
-    members::{self, members},
     timestamp::Timestamp,
 };
 

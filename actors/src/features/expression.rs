@@ -107,7 +107,7 @@ impl Source {
     pub(super) fn input<'a>(&'a self, event: EventRef<'a>) -> Option<Input<'a>> {
         match self {
             Self::Path(path) => path.find(event).map(Input::of),
-            Self::Constant(json) => Some(Input::of(crate::fields::Value::of(json))),
+            Self::Constant(json) => Some(Input::of(crate::event::fields::Value::of(json))),
             Self::Interpreted(over) => to_json(&over.run(event)?).map(Input::owned),
         }
     }

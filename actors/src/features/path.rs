@@ -2,8 +2,8 @@
 //!
 //! Pure. Top-level fields come from the event's scan; only the way to a nested one is taken apart, by need.
 
-use crate::{
-    event::EventRef,
+use crate::event::{
+    EventRef,
     fields::{self, FieldId, Kind, Value},
 };
 

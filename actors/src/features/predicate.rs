@@ -10,8 +10,8 @@ use cel::{
 };
 
 use super::path::Path;
-use crate::{
-    event::EventRef,
+use crate::event::{
+    EventRef,
     fields::{self, Kind, Value},
 };
 

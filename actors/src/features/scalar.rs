@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use compact_str::CompactString;
 
-use crate::fields::{Kind, Value};
+use crate::event::fields::{Kind, Value};
 
 /// Longest text that is remembered, in bytes; longer ones are cut at a character, and equal beginnings are equal then.
 pub const TEXT_BYTES_MAX: usize = 1_024;

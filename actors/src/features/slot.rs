@@ -17,7 +17,7 @@ use super::{
     value::Value,
     window::{Aggregate, AsOf, Moment, Span, Windowed},
 };
-use crate::fields::{self, Kind};
+use crate::event::fields::{self, Kind};
 
 /// A compiled definition of something that is computed from events.
 #[derive(Debug)]

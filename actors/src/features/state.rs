@@ -12,8 +12,7 @@ use super::{
     window::{AsOf, Moment},
 };
 use crate::{
-    event::EventRef,
-    fields::FieldId,
+    event::{EventRef, fields::FieldId},
     handler::{Features, StateError},
     timestamp::Timestamp,
 };

@@ -75,7 +75,7 @@ impl Names<'_> {
         let near = match self {
             Self::Features(features) => nearest(name, features.keys().copied()),
             Self::Fields(fields) => {
-                let known = crate::fields::FieldId::KNOWN.iter().map(|(_, name)| *name);
+                let known = crate::event::fields::FieldId::KNOWN.iter().map(|(_, name)| *name);
                 nearest(name, fields.iter().flat_map(|f| f.keys().map(String::as_str)).chain(known))
             }
         };
@@ -89,7 +89,7 @@ impl Names<'_> {
 }
 
 fn is_known(name: &str) -> bool {
-    crate::fields::FieldId::KNOWN.iter().any(|(_, known)| *known == name)
+    crate::event::fields::FieldId::KNOWN.iter().any(|(_, known)| *known == name)
 }
 
 /// The candidate that differs from `name` in one place.

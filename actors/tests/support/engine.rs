@@ -6,21 +6,18 @@ use std::{
 };
 
 use keyloom_actors::{
-    batcher::TableSpec,
-    cell::KeyLimits,
+    answer::cache::FeatureCache,
+    backend::forwarder::BackendPlan,
+    careful::watchdog::{Stuck, Watchdog, record_stuck},
+    checkpoint::record::Follows,
     event::KeyPaths,
-    feature_cache::FeatureCache,
-    forwarder::BackendPlan,
-    partition::PartitionPlan,
+    handler::row::Row,
+    partition::{PartitionPlan, status::Status},
     ports::Homes,
-    record::Follows,
     root::{RootArguments, RootHandle},
-    row::Row,
-    status::Status,
-    table_cut::CutPolicy,
+    session::{cell::KeyLimits, workers::Workers},
+    table::{batcher::TableSpec, cut::CutPolicy},
     timestamp::{Clock, SystemClock},
-    watchdog::{Stuck, Watchdog, record_stuck},
-    workers::Workers,
 };
 use tokio::{
     runtime::{self, Runtime},

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use keyloom_actors::{
     careful::LONE_DEATHS_MAX,
+    checkpoint::record::{self, Counters},
     dead_letter::Reason,
     features::{FeatureState, Value},
+    handler::row::Row,
     key::Key,
     ports::RecordKey,
-    recent_ids::RECENT_IDS_MAX,
-    record::{self, Counters},
-    row::Row,
+    session::recent_ids::RECENT_IDS_MAX,
     timestamp::{SECOND, Timestamp},
 };
 

@@ -12,8 +12,10 @@ use std::{
 use keyloom_actors::{
     event::EventRef,
     features::{Definition, FeatureSet, Function, Settings},
-    handler::{Answer, Context, Fault, Features, Logic, LogicFactory, Looking, StateError},
-    row::{EmittedTable, Row},
+    handler::{
+        Answer, Context, Fault, Features, Logic, LogicFactory, Looking, StateError,
+        row::{EmittedTable, Row},
+    },
     timestamp::{SECOND, Timestamp},
 };
 use serde::{Deserialize, Serialize};

@@ -11,10 +11,9 @@ use std::{
 };
 
 use keyloom_actors::{
-    batcher::TableSpec,
+    checkpoint::record::Follows,
     ports::{TableBuffer, TableError, TableFile, TableFormat, TableInput},
-    record::Follows,
-    table_cut::CutPolicy,
+    table::{batcher::TableSpec, cut::CutPolicy},
     timestamp::{SECOND, Timestamp},
 };
 

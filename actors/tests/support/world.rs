@@ -13,14 +13,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use keyloom_actors::{
     careful::{Care, LONE_DEATHS_MAX},
+    checkpoint::record::{self, Checkpoint, Output},
+    handler::row::Row,
     key::Key,
+    partition::timer_index::Earliest,
     ports::{
         Claim, FeaturePage, Lake, LakeError, Log, LogError, LogInfo, LogReader, LogRecord, NewRecord, RecordKey, Store,
         StoreEntry, StoreError, Stored,
     },
-    record::{self, Checkpoint, Output},
-    row::Row,
-    timer_index::Earliest,
     timestamp::Timestamp,
 };
 use tokio::sync::watch;

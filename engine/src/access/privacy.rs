@@ -6,7 +6,7 @@
 use std::{borrow::Cow, fmt, ops::Range, sync::Arc};
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use keyloom_actors::fields::{self, Kind};
+use keyloom_actors::event::fields::{self, Kind};
 use serde::{
     Deserialize, Deserializer,
     de::{MapAccess, Visitor},

@@ -66,7 +66,7 @@ struct WrittenExpectation {
 pub struct Case {
     /// Its name.
     pub name: String,
-    /// The clock's first time; none: as [`keyloom_actors::handler_test::HandlerTest`] has it.
+    /// The clock's first time; none: as [`keyloom_actors::handler::testing::HandlerTest`] has it.
     pub at: Option<Timestamp>,
     /// What happens, in order.
     pub steps: Vec<Step>,

@@ -3,7 +3,7 @@
 //! A tour: `file` reads what is written in TOML, `trial` plays one case on a [`HandlerTest`]. The command line is
 //! `cli/test.rs`.
 //!
-//! [`HandlerTest`]: keyloom_actors::handler_test::HandlerTest
+//! [`HandlerTest`]: keyloom_actors::handler::testing::HandlerTest
 
 mod file;
 mod trial;

@@ -7,8 +7,10 @@ use std::{
 
 use keyloom_actors::{
     event::KeyPaths,
-    handler::LogicFactory,
-    handler_test::{Ended, HandlerTest},
+    handler::{
+        LogicFactory,
+        testing::{Ended, HandlerTest},
+    },
 };
 use serde_json::Value;
 
@@ -127,7 +129,7 @@ fn same(is: &Value, expected: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use keyloom_actors::{handler::Registry, session_features::SessionFeatures};
+    use keyloom_actors::handler::{Registry, session_features::SessionFeatures};
 
     use super::*;
 

@@ -7,12 +7,11 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use keyloom_actors::{
+    checkpoint::record::{Checkpoint, RecordError, decode_dead_letter},
     dead_letter::{DeadLetter, Reason, redrive_id},
-    event::{EventBatch, KeyPaths},
+    event::{EventBatch, KeyPaths, key_paths::EnvelopeKeys},
     key::partition_of,
-    key_paths::EnvelopeKeys,
     ports::{Log, LogError, LogRecord, NewRecord, RecordKey, Store, StoreError, Stored},
-    record::{Checkpoint, RecordError, decode_dead_letter},
     timestamp::Clock,
 };
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use keyloom_actors::{
+    checkpoint::record::{Tag, encode_dead_letter},
     dead_letter::Reason,
-    record::{Tag, encode_dead_letter},
     timestamp::{SystemClock, Timestamp},
 };
 use tempfile::TempDir;

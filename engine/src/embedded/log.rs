@@ -14,9 +14,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use fjall::PersistMode;
 use keyloom_actors::{
-    event::dedupe_id,
+    event::{
+        dedupe_id,
+        fields::{self, FieldId, Scanned},
+    },
     fault_point,
-    fields::{self, FieldId, Scanned},
     ports::{Log, LogError, LogInfo, LogReader, LogRecord, NewRecord, Stored},
     timestamp::{Clock, Timestamp},
 };

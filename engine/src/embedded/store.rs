@@ -13,10 +13,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use fjall::{Keyspace, PersistMode};
 use keyloom_actors::{
+    checkpoint::record,
     key::Key,
+    partition::timer_index::Earliest,
     ports::{Claim, FeaturePage, RecordKey, Store, StoreEntry, StoreError},
-    record,
-    timer_index::Earliest,
     timestamp::Timestamp,
 };
 

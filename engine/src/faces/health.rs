@@ -5,7 +5,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use axum::{Router, extract::State, http::StatusCode, response::Response, routing::get};
-use keyloom_actors::status::Status;
+use keyloom_actors::partition::status::Status;
 use serde_json::{Value, json};
 
 use super::View;

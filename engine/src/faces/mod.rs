@@ -18,10 +18,10 @@ use axum::{
 };
 use bytes::Bytes;
 use keyloom_actors::{
-    feature_cache::FeatureCache,
+    answer::cache::FeatureCache,
     handler::LogicFactory,
+    partition::status::Status,
     ports::{Durability, Store},
-    status::Status,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use keyloom_actors::{
     dead_letter::Reason,
-    status::Status,
+    partition::status::Status,
     timestamp::{Clock, SystemClock, Timestamp},
 };
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
@@ -122,7 +122,12 @@ pub fn export(view: &View) {
     gauge!("keyloom_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
 }
 
-fn export_partition(partition: &str, status: &Status, counters: &keyloom_actors::record::Counters, now: Timestamp) {
+fn export_partition(
+    partition: &str,
+    status: &Status,
+    counters: &keyloom_actors::checkpoint::record::Counters,
+    now: Timestamp,
+) {
     let label = || partition.to_owned();
     let outcomes = [
         ("applied", counters.applied),

@@ -7,9 +7,9 @@ use std::{borrow::Cow, collections::BTreeMap, ops::Range};
 
 use keyloom_actors::{
     answer::{Chosen, Stored},
+    event::members::members,
     features::{BUILT_IN, FeatureSet},
     key::Key,
-    members::members,
     timestamp::Timestamp,
 };
 use serde::Deserialize;

@@ -8,13 +8,12 @@ use std::{sync::Arc, time::Instant};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use keyloom_actors::{
-    answer::Stored,
-    feature_cache::FeatureCache,
+    answer::{Stored, cache::FeatureCache},
     features::FeatureSet,
     handler::LogicFactory,
     key::{Key, partition_of},
+    partition::status::Status,
     ports::{RecordKey, Store},
-    status::Status,
     timestamp::{Clock, SystemClock, Timestamp},
 };
 use tokio::sync::{Semaphore, SemaphorePermit};

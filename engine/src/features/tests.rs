@@ -14,10 +14,9 @@ use keyloom_actors::{
     answer::{Head, write},
     event::{EventBatch, KeyPaths},
     features::{Definition, FeatureSet, FeatureState, Function, Settings},
-    handler::{Features, Registry},
+    handler::{Features, Registry, session_features::SessionFeatures},
     key::Key,
     ports::{Claim, FeaturePage, LogRecord, RecordKey, Store, StoreEntry, StoreError},
-    session_features::SessionFeatures,
     timestamp::Timestamp,
 };
 use serde_json::Value;
@@ -109,11 +108,11 @@ pub(crate) fn reader() -> (std::sync::Arc<FeatureReader>, Sources, std::sync::Ar
     registry.add::<SessionFeatures>("session-features");
     let factory = registry.build("session-features", serde_json::json!({}), set().into()).expect("it ships");
     let shelf = std::sync::Arc::new(Shelf::default());
-    let status = keyloom_actors::status::Status::default();
+    let status = keyloom_actors::partition::status::Status::default();
     status.running.store(true, Ordering::Relaxed);
     let sources = Sources {
         statuses: vec![status.into()],
-        cache: std::sync::Arc::new(keyloom_actors::feature_cache::FeatureCache::new(100)),
+        cache: std::sync::Arc::new(keyloom_actors::answer::cache::FeatureCache::new(100)),
         store: std::sync::Arc::<Shelf>::clone(&shelf),
         factory,
     };

@@ -7,10 +7,12 @@ use std::{borrow::Cow, fmt, ops::Range};
 use bytes::Bytes;
 use keyloom_actors::{
     dead_letter::Reason,
-    event::dedupe_id,
-    fields::{self, Field, FieldId, Kind, Known, REJECTED, Value},
+    event::{
+        dedupe_id,
+        fields::{self, Field, FieldId, Kind, Known, REJECTED, Value},
+        key_paths::{EnvelopeKeys, FoundKey, KeyPaths},
+    },
     key,
-    key_paths::{EnvelopeKeys, FoundKey, KeyPaths},
     ports::NewRecord,
     timestamp::Timestamp,
 };
@@ -311,7 +313,7 @@ fn splice(json: &[u8], stamps: impl Iterator<Item = Stamp>) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use keyloom_actors::key_paths::Envelope;
+    use keyloom_actors::event::key_paths::Envelope;
     use proptest::prelude::*;
 
     use super::*;

@@ -7,8 +7,10 @@ use std::{borrow::Cow, collections::BTreeMap, ops::Range, sync::Arc};
 use bytes::Bytes;
 use keyloom_actors::{
     dead_letter::Reason,
-    event::dedupe_id,
-    fields::{Field, Scanned},
+    event::{
+        dedupe_id,
+        fields::{Field, Scanned},
+    },
     ports::NewRecord,
     timestamp::{Clock, Timestamp},
 };

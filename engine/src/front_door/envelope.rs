@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use keyloom_actors::key_paths::Envelope;
+use keyloom_actors::event::key_paths::Envelope;
 
 use super::protocols::Head;
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use jsonschema::{PatternOptions, Registry, ValidationError, Validator};
-use keyloom_actors::key_paths::Gate;
+use keyloom_actors::event::key_paths::Gate;
 use serde_json::Value;
 
 use super::{

@@ -5,7 +5,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use keyloom_actors::{fields, timestamp::Timestamp};
+use keyloom_actors::{event::fields, timestamp::Timestamp};
 use serde_json::value::RawValue;
 
 use super::proto::Event;

@@ -1,6 +1,6 @@
 //! `keyloom ingest FILE|-`: lines of a file to a log, whether the log is in this process or behind a front door.
 //!
-//! [`source`] reads, the front door's [`Acceptor`](crate::front_door::Acceptor) judges, a [`sink`] stores, [`run`] holds
+//! [`source`] reads, the front door's [`Acceptor`](crate::front_door::Acceptor) judges, a [`sink`] stores, [`run`](mod@run) holds
 //! them together. Not here: the command line.
 
 pub mod backoff;

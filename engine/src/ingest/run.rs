@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use bytes::Bytes;
-use keyloom_actors::{dead_letter::Reason, fields::Scanned, timestamp::Clock};
+use keyloom_actors::{dead_letter::Reason, event::fields::Scanned, timestamp::Clock};
 use tokio::sync::mpsc::{Sender, channel};
 
 use super::{

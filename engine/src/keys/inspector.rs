@@ -4,12 +4,12 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use keyloom_actors::{
     answer,
+    checkpoint::record::{self, Checkpoint, Head, RecordError},
     event::{EventBatch, KeyPaths},
     features::FeatureSet,
     handler::LogicFactory,
     key::{Key, partition_of},
     ports::{Log, LogError, RecordKey, Store, StoreError},
-    record::{self, Checkpoint, Head, RecordError},
     timestamp::{Clock, SystemClock},
 };
 

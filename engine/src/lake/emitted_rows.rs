@@ -14,8 +14,8 @@ use arrow_array::{
 };
 use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 use keyloom_actors::{
+    handler::row::{EmittedTable, StoredRow},
     ports::{TableBuffer, TableError, TableFormat, TableInput},
-    row::{EmittedTable, StoredRow},
 };
 use serde::{
     Serialize, Serializer,
@@ -280,9 +280,9 @@ mod tests {
 
     use arrow_array::{Array, types::Float64Type};
     use keyloom_actors::{
-        outbox::{Block, BlockWriter},
-        record::Tag,
-        row::{EmittedRow, Row},
+        checkpoint::record::Tag,
+        handler::row::{EmittedRow, Row},
+        table::outbox::{Block, BlockWriter},
         timestamp::Timestamp,
     };
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;

@@ -11,8 +11,10 @@ use arrow_array::{
 };
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use keyloom_actors::{
-    event::{self, EventRef},
-    fields::{FieldId, Kind},
+    event::{
+        self, EventRef,
+        fields::{FieldId, Kind},
+    },
     ports::{TableBuffer, TableError, TableFormat, TableInput},
 };
 

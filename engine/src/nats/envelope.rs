@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use async_nats::Message;
-use keyloom_actors::key_paths::Envelope;
+use keyloom_actors::event::key_paths::Envelope;
 
 use super::{headers::lines, leader::StoredMessage};
 

@@ -4,10 +4,10 @@
 
 use futures_util::TryStreamExt;
 use keyloom_actors::{
+    checkpoint::record,
     key::Key,
+    partition::timer_index::Earliest,
     ports::{RecordKey, StoreError},
-    record,
-    timer_index::Earliest,
     timestamp::Timestamp,
 };
 

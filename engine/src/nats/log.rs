@@ -16,8 +16,8 @@ use async_nats::{
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use keyloom_actors::{
+    event::key_paths::KeyPaths,
     fault_point,
-    key_paths::KeyPaths,
     ports::{Log, LogError, LogInfo, LogReader, LogRecord, NewRecord, Stored},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};

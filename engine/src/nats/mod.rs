@@ -9,7 +9,7 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use keyloom_actors::key_paths::KeyPaths;
+use keyloom_actors::event::key_paths::KeyPaths;
 
 mod batch;
 mod connect;

@@ -11,7 +11,7 @@ use async_nats::{
 };
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
-use keyloom_actors::{key_paths::KeyPaths, ports::LogRecord, timestamp::Timestamp};
+use keyloom_actors::{event::key_paths::KeyPaths, ports::LogRecord, timestamp::Timestamp};
 use serde_json::json;
 use tokio::{
     sync::watch,

@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use keyloom_actors::{
-    key_paths::KeyPaths,
+    event::key_paths::KeyPaths,
     ports::{LogError, LogReader, LogRecord},
 };
 use tokio::time::{Instant, sleep};

@@ -349,7 +349,7 @@ mod tests {
             max_age: Some(Duration::from_secs(7 * 86_400)),
             max_bytes: Some(10 << 30),
             dedupe_window: Duration::from_secs(120),
-            keys: keyloom_actors::key_paths::KeyPaths::new(["k"]),
+            keys: keyloom_actors::event::key_paths::KeyPaths::new(["k"]),
         }
     }
 

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use keyloom_actors::key_paths::SUBJECT;
+use keyloom_actors::event::key_paths::SUBJECT;
 
 use super::{
     HandlerCatalog,

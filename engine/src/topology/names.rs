@@ -4,8 +4,8 @@
 
 use ipnet::IpNet;
 use keyloom_actors::{
+    event::key_paths::{HEADER, SUBJECT, TOKENS_MAX, Token},
     key,
-    key_paths::{HEADER, SUBJECT, TOKENS_MAX, Token},
 };
 
 use crate::access::{Role, TokenHash};

@@ -11,7 +11,7 @@ use super::{
     naive::Naive,
     *,
 };
-use crate::recent_ids::RecentIds;
+use crate::session::recent_ids::RecentIds;
 
 /// Events unless the environment says otherwise.
 const EVENTS: usize = 40_000;

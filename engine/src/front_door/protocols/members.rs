@@ -4,7 +4,7 @@
 
 use std::{borrow::Cow, collections::HashMap, fmt};
 
-use keyloom_actors::fields::{Kind, Value};
+use keyloom_actors::event::fields::{Kind, Value};
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 

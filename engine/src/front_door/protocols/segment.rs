@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use keyloom_actors::fields::Kind;
+use keyloom_actors::event::fields::Kind;
 
 use super::{
     Stamps,

@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use keyloom_actors::{dead_letter::Reason, fields::Kind, timestamp::Timestamp};
+use keyloom_actors::{dead_letter::Reason, event::fields::Kind, timestamp::Timestamp};
 
 use super::{
     Stamps, clock_skew,

@@ -3,7 +3,7 @@
 //! Pure.
 
 use axum::http::header;
-use keyloom_actors::{dead_letter::Reason, fields::Kind, timestamp::Timestamp};
+use keyloom_actors::{dead_letter::Reason, event::fields::Kind, timestamp::Timestamp};
 
 use super::{
     Stamps, base64_text, clock_skew,

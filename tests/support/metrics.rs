@@ -41,6 +41,16 @@ impl Metrics {
         self.sum(name, labels).unwrap_or(0.0) as u64
     }
 
+    /// What was counted since `before`.
+    pub fn since(&self, before: &Self) -> Self {
+        let same = |series: &Series, other: &&Series| other.name == series.name && other.labels == series.labels;
+        let left = |series: &Series| {
+            let earlier = before.0.iter().find(|other| same(series, other)).map_or(0.0, |other| other.value);
+            Series { value: series.value - earlier, ..series.clone() }
+        };
+        Self(self.0.iter().map(left).collect())
+    }
+
     /// The upper bound of the bucket of a histogram without labels in which `share` (0 to 1) of its values end; `None` when
     /// it has none.
     pub fn quantile(&self, histogram: &str, share: f64) -> Option<f64> {

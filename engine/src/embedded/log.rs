@@ -5,7 +5,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     ops::Bound,
-    sync::{Arc, Mutex, PoisonError, RwLock, mpsc},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     thread,
     time::Duration,
 };
@@ -23,7 +23,7 @@ use keyloom_actors::{
     timestamp::{Clock, Timestamp},
 };
 use tokio::{
-    sync::{oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
 };
 
@@ -56,7 +56,7 @@ pub struct EmbeddedLog {
 
 struct Partition {
     number: u32,
-    appends: mpsc::SyncSender<Append>,
+    appends: mpsc::Sender<Append>,
     last: watch::Receiver<u64>,
     tail: RwLock<Tail>,
     release: Mutex<Release>,
@@ -114,7 +114,7 @@ impl EmbeddedLog {
         let now = self.clock.now();
         let mut window = DedupeWindow::new(self.home.options.dedupe_window, IDS_MAX);
         self.remember_ids(number, now, &mut window)?;
-        let (appends, waiting) = mpsc::sync_channel(APPENDS_WAITING_MAX);
+        let (appends, waiting) = mpsc::channel(APPENDS_WAITING_MAX);
         let (published, last_seen) = watch::channel(last);
         let partition = Arc::new(Partition {
             number,
@@ -134,7 +134,7 @@ impl EmbeddedLog {
         let tail = Arc::downgrade(&partition);
         thread::Builder::new()
             .name(format!("log-{number}"))
-            .spawn(move || writer.run(&waiting, &tail))
+            .spawn(move || writer.run(waiting, &tail))
             .map_err(|e| LogError::Unavailable(e.to_string()))?;
         Ok(partition)
     }
@@ -274,8 +274,8 @@ struct Writer {
 
 impl Writer {
     /// Until nobody can append any more.
-    fn run(mut self, waiting: &mpsc::Receiver<Append>, partition: &std::sync::Weak<Partition>) {
-        while let Ok(first) = waiting.recv() {
+    fn run(mut self, mut waiting: mpsc::Receiver<Append>, partition: &std::sync::Weak<Partition>) {
+        while let Some(first) = waiting.blocking_recv() {
             let mut group = vec![first];
             let mut bytes = append_bytes(&group[0]);
             while bytes < GROUP_BYTES_MAX
@@ -418,14 +418,8 @@ impl Log for EmbeddedLog {
         let partition = self.partition(partition).await?;
         let (reply, answer) = oneshot::channel();
         let gone = || LogError::Unavailable("the log's writer has ended".to_owned());
-        match partition.appends.try_send(Append { records, reply }) {
-            Ok(()) => {}
-            Err(mpsc::TrySendError::Disconnected(_)) => return Err(gone()),
-            Err(mpsc::TrySendError::Full(append)) => {
-                let appends = partition.appends.clone();
-                blocking(move || appends.send(append).map_err(|_| gone())).await?;
-            }
-        }
+        // Where many wait, this one waits for its turn, and holds no thread: those are few, and others need them.
+        partition.appends.send(Append { records, reply }).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 

@@ -42,6 +42,9 @@ const SCAN_INLINE_BYTES_MAX: usize = 64 << 10;
 /// The same for bodies of other protocols: their events are written anew, which costs about four times as much per byte.
 const DECODE_INLINE_BYTES_MAX: usize = SCAN_INLINE_BYTES_MAX / 4;
 
+/// What a request takes of the gate beside its body while it waits for the log.
+const REQUEST_BYTES: usize = 1 << 10;
+
 /// The front door's limits.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -158,7 +161,8 @@ impl FrontDoor {
     pub fn new(mut acceptor: Acceptor, log: Arc<dyn Log>, clock: Arc<dyn Clock>, limits: Limits) -> Self {
         acceptor.event_bytes_max = acceptor.event_bytes_max.min(log.event_bytes_max());
         let body_bytes_max = limits.body_bytes_max;
-        let gate = Gate::new(limits.in_flight_bytes_max.max(body_bytes_max.saturating_mul(2)));
+        let gate =
+            Gate::new(limits.in_flight_bytes_max.max(body_bytes_max.saturating_add(REQUEST_BYTES).saturating_mul(2)));
         Self {
             desk: Arc::new(Desk {
                 acceptor,
@@ -256,9 +260,18 @@ impl FrontDoor {
             let task = tokio::task::spawn_blocking(move || desk.prepare(incoming));
             task.await.map_err(|error| Refusal::Internal(error.to_string()))??
         };
-        let Prepared { partitions, last, mut answer, hold } = prepared;
-        let appends = partitions.into_iter().map(|(partition, records)| self.append(partition, records));
-        let outcomes = tokio::time::timeout(self.limits.append_timeout, join_all(appends)).await;
+        let Prepared { partitions, last, mut answer, mut hold } = prepared;
+        hold.grow(REQUEST_BYTES)?;
+        // A task of its own, because the log keeps the events until it has them, however long we or the client care to wait:
+        // as long they take room at the gate.
+        let log = Arc::clone(&self.log);
+        let storing = tokio::spawn(async move {
+            let appends = partitions.into_iter().map(|(partition, records)| append(&*log, partition, records));
+            let outcomes = join_all(appends).await;
+            drop(hold);
+            outcomes
+        });
+        let outcomes = tokio::time::timeout(self.limits.append_timeout, storing).await;
         let outcomes = outcomes.map_err(|_| {
             tracing::warn!(
                 seconds = self.limits.append_timeout.as_secs(),
@@ -266,6 +279,7 @@ impl FrontDoor {
             );
             Refusal::Unavailable(format!("no answer within {} s", self.limits.append_timeout.as_secs()))
         })?;
+        let outcomes = outcomes.map_err(|error| Refusal::Internal(error.to_string()))?;
         for outcome in outcomes {
             let Appended { partition, accepted, duplicates, last: stored, highest } = outcome?;
             answer.accepted += accepted;
@@ -275,34 +289,33 @@ impl FrontDoor {
                 answer.places.seq = stored.map(|seq| Place { partition, seq });
             }
         }
-        drop(hold);
         Ok(answer)
     }
+}
 
-    async fn append(&self, partition: u32, records: Vec<NewRecord>) -> Result<Appended, Refusal> {
-        let sent = records.len();
-        let stored = self.log.append(partition, records).await.map_err(|error| {
-            tracing::warn!(partition, %error, "the log did not take events");
-            match error {
-                LogError::TooLarge { limit, .. } => Refusal::TooLarge(limit),
-                LogError::Unavailable(problem) => Refusal::Unavailable(problem),
-                other => Refusal::Unavailable(other.to_string()),
-            }
-        })?;
-        if stored.len() != sent {
-            tracing::error!(partition, sent, answered = stored.len(), "the log answered for another number of events");
-            return Err(Refusal::Unavailable(format!("{sent} events were sent, {} confirmed", stored.len())));
+async fn append(log: &dyn Log, partition: u32, records: Vec<NewRecord>) -> Result<Appended, Refusal> {
+    let sent = records.len();
+    let stored = log.append(partition, records).await.map_err(|error| {
+        tracing::warn!(partition, %error, "the log did not take events");
+        match error {
+            LogError::TooLarge { limit, .. } => Refusal::TooLarge(limit),
+            LogError::Unavailable(problem) => Refusal::Unavailable(problem),
+            other => Refusal::Unavailable(other.to_string()),
         }
-        let accepted = stored.iter().filter(|s| matches!(s, Stored::New(_))).count() as u64;
-        let duplicates = sent as u64 - accepted;
-        observe::stored(partition, accepted, duplicates);
-        let place = |stored: &Stored| match stored {
-            Stored::New(seq) => Some(*seq),
-            Stored::Duplicate(seq) => *seq,
-        };
-        let (last, highest) = (stored.last().and_then(place), stored.iter().filter_map(place).max());
-        Ok(Appended { partition, accepted, duplicates, last, highest })
+    })?;
+    if stored.len() != sent {
+        tracing::error!(partition, sent, answered = stored.len(), "the log answered for another number of events");
+        return Err(Refusal::Unavailable(format!("{sent} events were sent, {} confirmed", stored.len())));
     }
+    let accepted = stored.iter().filter(|s| matches!(s, Stored::New(_))).count() as u64;
+    let duplicates = sent as u64 - accepted;
+    observe::stored(partition, accepted, duplicates);
+    let place = |stored: &Stored| match stored {
+        Stored::New(seq) => Some(*seq),
+        Stored::Duplicate(seq) => *seq,
+    };
+    let (last, highest) = (stored.last().and_then(place), stored.iter().filter_map(place).max());
+    Ok(Appended { partition, accepted, duplicates, last, highest })
 }
 
 /// What became of a request's events in one partition.
@@ -401,8 +414,30 @@ mod tests {
         let closed = log.close();
         let hung = door.submit(event.clone()).await.expect_err("hangs");
         assert!(matches!(hung, Refusal::Unavailable(_)) && hung.hint().contains("same event ids"));
+        assert_eq!(door.gate().in_flight(), event.len() + REQUEST_BYTES, "the log may have its events still");
         drop(closed);
         assert_eq!(door.submit(event).await.expect("works again").accepted, 1);
-        assert_eq!(door.gate().in_flight(), 0);
+        let left = async {
+            while door.gate().in_flight() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), left).await.expect("what hung has ended, too");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_log_that_hangs_is_given_no_more_than_fits() {
+        let log = Arc::new(MemoryLog::default());
+        let limits = Limits { in_flight_bytes_max: 20 * REQUEST_BYTES, body_bytes_max: 1_000, ..Limits::default() };
+        let door = door(&log, limits);
+        let closed = log.close();
+        let mut refused = 0;
+        for _ in 0..40 {
+            // Its client goes before there is an answer.
+            let wait = tokio::time::timeout(Duration::from_secs(1), door.submit(Bytes::from_static(br#"{"k":"u"}"#)));
+            refused += usize::from(matches!(wait.await, Ok(Err(Refusal::Busy))));
+        }
+        assert_eq!(refused, 40 - 19, "nothing that the log may still have is forgotten");
+        drop(closed);
     }
 }

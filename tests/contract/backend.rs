@@ -19,6 +19,7 @@ contract!(
     partitions_have_marks_of_their_own,
     hundreds_of_answers_go_in_one_call_and_are_told_apart,
     a_backend_that_has_lost_everything_says_so,
+    what_somebody_else_put_there_stays,
     answers_leave_when_their_time_is_over,
     a_server_that_is_gone_is_unavailable,
 );
@@ -156,6 +157,28 @@ async fn a_backend_that_has_lost_everything_says_so(home: Option<BackendHome>) {
     assert_eq!(mark_of(&*backend, 0).await, None);
     assert_eq!(call(&*backend, std::slice::from_ref(&first), None, mark(1, 3)).await, Ok(vec![Outcome::Written]));
     shows(&home, &first);
+}
+
+async fn what_somebody_else_put_there_stays(home: Option<BackendHome>) {
+    let Some(home) = home else { return };
+    let backend = home.open(None);
+    let name = format!("{BACKEND_PREFIX}u");
+    match &home {
+        BackendHome::Redis(redis, _) => drop(redis.ask(&["SET", &name, "theirs"])),
+        BackendHome::Dynamodb(dynamo, _) => {
+            let item = serde_json::json!({ "key": { "S": name }, "theirs": { "S": "yes" } });
+            dynamo.ask("PutItem", &serde_json::json!({ "TableName": "features", "Item": item }));
+        }
+    }
+    let puts = [put("u", version(1, 2, 3, 4)), put("v", version(1, 2, 3, 4))];
+    let outcomes = call(&*backend, &puts, None, mark(1, 1)).await.expect("outcomes");
+    assert!(matches!(&outcomes[..], [Outcome::Unfit(_), Outcome::Written]), "{outcomes:?}");
+    match &home {
+        BackendHome::Redis(redis, _) => assert_eq!(redis.ask(&["GET", &name]), [Some("theirs".to_owned())]),
+        BackendHome::Dynamodb(dynamo, _) => {
+            assert!(dynamo.item("features", &name).is_some_and(|item| item["theirs"]["S"] == "yes"));
+        }
+    }
 }
 
 async fn answers_leave_when_their_time_is_over(home: Option<BackendHome>) {

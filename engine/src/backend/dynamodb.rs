@@ -20,7 +20,10 @@ use keyloom_actors::{
 };
 use tokio::sync::OnceCell;
 
-use super::dynamodb_answers::{self as answers, Answer};
+use super::{
+    MARKS,
+    dynamodb_answers::{self as answers, Answer},
+};
 use crate::aws::{self, AwsCredentials, NoWay, Way, causes};
 
 /// Longest wait for a connection, TLS included, and for an answer.
@@ -74,7 +77,7 @@ impl DynamoBackend {
     }
 
     fn mark_key(&self, partition: u32) -> AttributeValue {
-        AttributeValue::S(format!("keyloom.mark:{partition}:{}", self.options.prefix))
+        AttributeValue::S(format!("{MARKS}{partition}:{}", self.options.prefix))
     }
 
     fn item(&self, put: &Put) -> (Item, Option<String>) {
@@ -107,7 +110,8 @@ impl DynamoBackend {
             .put_item()
             .table_name(&self.options.table)
             .set_item(Some(item))
-            .condition_expression("attribute_not_exists(#version) OR #version <= :version")
+            .condition_expression("attribute_not_exists(#key) OR #version <= :version")
+            .expression_attribute_names("#key", KEY)
             .expression_attribute_names("#version", VERSION)
             .expression_attribute_values(":version", AttributeValue::S(put.version.to_text()))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
@@ -117,8 +121,9 @@ impl DynamoBackend {
             Ok(_) => Ok(unfit.map_or(Outcome::Written, Outcome::Unfit)),
             Err(error) => match error.as_service_error() {
                 Some(PutItemError::ConditionalCheckFailedException(refusal)) => {
-                    let held = refusal.item().and_then(|item| item.get(VERSION)?.as_s().ok());
-                    Ok(Outcome::Older(held.and_then(|held| Version::from_text(held)).unwrap_or_default()))
+                    let held = refusal.item().and_then(|item| Version::from_text(item.get(VERSION)?.as_s().ok()?));
+                    let foreign = || format!("{}{} is not an answer of ours", self.options.prefix, put.key.as_str());
+                    Ok(held.map_or_else(|| Outcome::Unfit(foreign()), Outcome::Older))
                 }
                 _ => match self.judge(&error) {
                     Answer::Again(reason) => Ok(Outcome::Failed(reason)),

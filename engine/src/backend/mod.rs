@@ -5,6 +5,9 @@
 //!
 //! What is put, and when, is decided in the actors' `forward`. Nothing here keeps answers, and nothing here tries again.
 
+/// What names of marks begin with: behind it the partition, a colon, and the prefix of keys.
+pub const MARKS: &str = "keyloom.mark:";
+
 mod dynamodb;
 mod dynamodb_answers;
 mod redis;

@@ -17,6 +17,8 @@ use redis::{
 };
 use tokio::sync::Mutex;
 
+use super::MARKS;
+
 /// Longest wait for a connection, TLS and authentication included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for an answer: a call costs a Redis that is there a few milliseconds.
@@ -83,7 +85,7 @@ impl RedisBackend {
 
     /// Not below the prefix, where keys of any form may be.
     fn mark_key(&self, partition: u32) -> String {
-        format!("keyloom.mark:{partition}:{}", self.prefix)
+        format!("{MARKS}{partition}:{}", self.prefix)
     }
 
     async fn connection(&self) -> RedisResult<MultiplexedConnection> {

@@ -8,7 +8,10 @@ use keyloom_actors::{
     key,
 };
 
-use crate::access::{Role, TokenHash};
+use crate::{
+    access::{Role, TokenHash},
+    backend::MARKS,
+};
 
 /// Longest name of an engine, stream or bucket in NATS, in bytes.
 pub(super) const NAME_BYTES_MAX: usize = 64;
@@ -180,8 +183,17 @@ pub(super) fn redis_url(text: &str) -> Result<(), Wrong> {
     host_and_port(address).filter(|()| is_number).ok_or_else(|| Wrong::new("is not the address of a server", example))
 }
 
-/// What stands before each key in a feature backend.
+/// What stands before each key in a feature backend. No key behind it may read like the name of a mark, which some user
+/// would find out.
 pub(super) fn key_prefix(text: &str) -> Result<(), Wrong> {
+    if !text.is_empty() && (MARKS.starts_with(text) || text.starts_with(MARKS)) {
+        let what =
+            format!("{} and a key could be the name of one of the engine's own marks", super::problems::quoted(text));
+        return Err(Wrong::new(
+            what,
+            format!("choose one that neither begins {MARKS:?} nor goes on as it: \"keyloom:\""),
+        ));
+    }
     if (1..=NAME_BYTES_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
         return Ok(());
     }
@@ -384,6 +396,12 @@ mod tests {
             assert!(redis_url(bad).is_err(), "{bad}");
         }
         assert!(endpoint("127.0.0.1:9000").is_err());
+        for good in ["keyloom:", "shop.keyloom:", "keyloom.marks:", "f:"] {
+            assert_eq!(key_prefix(good), Ok(()), "{good}");
+        }
+        for bad in ["", "a b", "k", "keyloom", "keyloom.", "keyloom.mark:", "keyloom.mark:0:x"] {
+            assert!(key_prefix(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -36,6 +36,11 @@ impl Admissions {
         Credentials::of(headers, peer, &self.rules)
     }
 
+    /// Whether this sender could send something; nothing is counted.
+    pub fn knows(&self, sender: &Sender<'_>) -> bool {
+        self.rules.admit(sender, 0).is_ok()
+    }
+
     /// Lets a request of `events` events in, or says why not. `address` is where it comes from, behind trusted proxies.
     pub fn admit(&self, sender: &Sender<'_>, address: Option<IpAddr>, events: usize) -> Result<Admission, Refusal> {
         let privacy = self.rules.admit(sender, events).inspect_err(access::observe::refused)?;

@@ -151,6 +151,8 @@ pub struct FrontDoor {
     desk: Arc<Desk>,
     log: Arc<dyn Log>,
     gate: Gate,
+    /// Half of the gate, for those who have not said who they are before their body is read.
+    guests: Gate,
     limits: Limits,
     cookie: Option<CollectorCookie>,
 }
@@ -161,8 +163,9 @@ impl FrontDoor {
     pub fn new(mut acceptor: Acceptor, log: Arc<dyn Log>, clock: Arc<dyn Clock>, limits: Limits) -> Self {
         acceptor.event_bytes_max = acceptor.event_bytes_max.min(log.event_bytes_max());
         let body_bytes_max = limits.body_bytes_max;
-        let gate =
-            Gate::new(limits.in_flight_bytes_max.max(body_bytes_max.saturating_add(REQUEST_BYTES).saturating_mul(2)));
+        let two_bodies = body_bytes_max.saturating_add(REQUEST_BYTES).saturating_mul(2);
+        let bytes_max = limits.in_flight_bytes_max.max(two_bodies);
+        let gate = Gate::new(bytes_max);
         Self {
             desk: Arc::new(Desk {
                 acceptor,
@@ -173,6 +176,7 @@ impl FrontDoor {
                 admissions: Admissions::default(),
             }),
             log,
+            guests: gate.with_share(two_bodies.max(bytes_max / 2)),
             gate,
             limits,
             cookie: Some(CollectorCookie::default()),
@@ -210,6 +214,12 @@ impl FrontDoor {
     /// The gate that bounds requests in flight: who reads a body from a network asks it first.
     pub fn gate(&self) -> &Gate {
         &self.gate
+    }
+
+    /// The same for a request that only its body can say the sender of: those together get half of it, but two bodies of
+    /// the largest size in any case.
+    pub fn guests(&self) -> &Gate {
+        &self.guests
     }
 
     /// Stores the events of `body` and answers when they are stored.

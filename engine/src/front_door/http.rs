@@ -17,9 +17,9 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 
 use super::{
-    batch::{Answer, FrontDoor},
+    batch::{Answer, FrontDoor, Limits},
     decode::Encoding,
-    gate::Hold,
+    gate::{Gate, Hold},
     observe,
     protocols::{Head, Wire},
     refusal::Refusal,
@@ -75,7 +75,9 @@ pub(super) async fn take(
         // Their bodies cannot say who sends: those who may not should not take up room with them.
         door.admissions().admit(&head.credentials.sender(), None, 0)?;
     }
-    let (body, hold) = receive(door, &head.headers, body).await?;
+    // A tracker's body may say it: until it is read, its sender is a guest.
+    let gate = if door.admissions().knows(&head.credentials.sender()) { door.gate() } else { door.guests() };
+    let (body, hold) = receive(door.limits(), gate, &head.headers, body).await?;
     complete(&mut head);
     // A CloudEvent may be all in its headers; in every other protocol the events are in the body.
     if body.is_empty() && wire != Wire::CloudEvents {
@@ -85,13 +87,12 @@ pub(super) async fn take(
 }
 
 /// Reads a body within the limits, through the gate.
-pub(super) async fn receive(door: &FrontDoor, headers: &HeaderMap, body: Body) -> Result<(Bytes, Hold), Refusal> {
-    let limits = door.limits();
+async fn receive(limits: &Limits, gate: &Gate, headers: &HeaderMap, body: Body) -> Result<(Bytes, Hold), Refusal> {
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|bytes| bytes > limits.body_bytes_max) {
         return Err(Refusal::TooLarge(limits.body_bytes_max));
     }
-    let mut hold = door.gate().enter(0)?;
+    let mut hold = gate.enter(0)?;
     let read = read_body(body, announced.unwrap_or(0), limits.body_bytes_max, &mut hold);
     let body = tokio::time::timeout(limits.body_timeout, read).await;
     let body = body.map_err(|_| Refusal::Slow(limits.body_timeout.as_secs()))??;
@@ -178,8 +179,9 @@ pub(super) fn json(code: StatusCode, body: Vec<u8>) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{convert::Infallible, time::Duration};
 
+    use futures_util::{StreamExt, stream};
     use http_body_util::Full;
     use hyper_util::{
         client::legacy::{Client, connect::HttpConnector},
@@ -188,7 +190,12 @@ mod tests {
     use keyloom_actors::{event::KeyPaths, ports::LogError, timestamp::SystemClock};
 
     use super::*;
-    use crate::front_door::{Acceptor, Limits, decode::encode, test_log::MemoryLog};
+    use crate::{
+        access::{IpPolicy, Rules, rules::Source},
+        front_door::{
+            Acceptor, Limits, admission::Admissions, decode::encode, protocols::segment::Call, test_log::MemoryLog,
+        },
+    };
 
     struct Face {
         door: Arc<FrontDoor>,
@@ -284,6 +291,44 @@ mod tests {
             let (code, _, answer) = face.send("POST", name, b"{\"k\":\"u\"}".to_vec()).await;
             assert_eq!(code, 400, "{name}: {answer}");
         }
+    }
+
+    #[tokio::test]
+    async fn senders_that_only_their_body_names_leave_room_for_the_others() {
+        let limits = Limits { in_flight_bytes_max: 20_000, body_bytes_max: 3_000, ..Limits::default() };
+        let acceptor = Acceptor { keys: KeyPaths::new(["user_id"]), partitions: 1, event_bytes_max: 100_000 };
+        let source = Source { write_keys: vec!["wk".into()], ..Source::default() };
+        let rules = Arc::new(Rules::new(Vec::new(), vec![source], IpPolicy::Keep, Vec::new()));
+        let door = FrontDoor::new(acceptor, Arc::new(MemoryLog::default()), Arc::new(SystemClock), limits)
+            .with_admissions(Admissions::new(rules));
+        let door = Arc::new(door);
+        let send = |headers: &[(&str, &str)], body: Body| {
+            let mut request = axum::http::Request::post("/v1/track");
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            let (door, request) = (Arc::clone(&door), request.body(body).expect("a request"));
+            tokio::spawn(async move { take(&door, Wire::Segment(Call::Batch), request, |_| ()).await })
+        };
+        // Bodies that begin and do not end.
+        let endless = || {
+            let first = stream::once(async { Ok::<_, Infallible>(Bytes::from(vec![b' '; 2_500])) });
+            Body::from_stream(first.chain(stream::pending()))
+        };
+        let held: Vec<_> = (0..4).map(|_| send(&[], endless())).collect();
+        while door.gate().in_flight() < 10_000 {
+            tokio::task::yield_now().await;
+        }
+        let batch = r#"{"writeKey":"wk","batch":[{"type":"track","event":"e","userId":"u"}]}"#;
+        let guest = send(&[], batch.into()).await.expect("it ends");
+        assert_eq!(guest, Err(Refusal::Busy));
+        let known = send(&[("authorization", "Basic d2s6")], batch.into()).await.expect("it ends");
+        assert_eq!(known.map(|answer| answer.accepted), Ok(1));
+        held.iter().for_each(tokio::task::JoinHandle::abort);
+        while door.gate().in_flight() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(send(&[], batch.into()).await.expect("it ends").map(|answer| answer.accepted), Ok(1));
     }
 
     #[tokio::test]

@@ -175,6 +175,36 @@ async fn a_source_keeps_no_names_and_no_addresses_of_any_protocol() {
 }
 
 #[tokio::test]
+async fn events_of_several_applications_in_one_body_are_treated_as_their_sources_want_it() {
+    let b = Pseudonyms::new(["user_id"], b"0123456789abcdef");
+    let source =
+        |app: &str, ip, pseudonyms| Source { app_ids: vec![app.into()], ip: Some(ip), pseudonyms, ..Source::default() };
+    let sources = vec![source("a", IpPolicy::Keep, None), source("b", IpPolicy::Drop, Some(Arc::new(b.clone())))];
+    let rules = Rules::new(Vec::new(), sources, IpPolicy::Truncate, Vec::new());
+    let face = Face::guarded(Limits::default(), None, rules).await;
+    let pv = |aid: &str, uid: &str| json!({"e": "pv", "aid": aid, "uid": uid, "eid": uid});
+    let (bob, carl, alice) = (pv("b", "bob"), pv("c", "carl"), pv("a", "alice"));
+    let mixed =
+        payload(json!([alice, bob, carl, {"e": "pv", "uid": "dora"}, 7, pv("b", "erin"), {"e": "xx", "aid": "a"}]));
+    assert_eq!(face.post(SNOWPLOW_PATH, &mixed).await.code, 200);
+    let events = face.events();
+    let users: Vec<_> = events.iter().filter_map(|e| e["user_id"].as_str()).collect();
+    assert_eq!(users, ["alice", &b.of("bob"), &b.of("erin")], "in their order");
+    assert_eq!((&events[0]["user_ipaddress"], events[1].get("user_ipaddress")), (&json!("203.0.113.7"), None));
+    let letter = |at: usize| (events[at]["error"].as_str().unwrap_or_default(), events[at]["payload"].as_str());
+    assert!(letter(2).0.starts_with("no source has this write key or app id; "), "{}", letter(2).0);
+    assert_eq!((letter(2).1, letter(3).1), (Some(""), Some("")), "nobody has said what may be kept");
+    assert!(letter(3).0.starts_with("this address needs credentials"), "{}", letter(3).0);
+    assert_eq!((&events[4]["keyloom.rejected"], letter(4).1), (&json!("parse"), Some("")));
+    assert!(events.len() == 7 && letter(6).1.is_some_and(|sent| sent.contains("\"xx\"")), "{}", events[6]);
+    assert_eq!(face.post(SNOWPLOW_PATH, &payload(json!([carl]))).await.code, 401, "none of a source");
+    // What the query says counts for all.
+    let path = format!("{SNOWPLOW_PATH}?aid=b");
+    assert_eq!(face.post(&path, &payload(json!([pv("a", "fred")]))).await.code, 200);
+    assert_eq!(face.events()[7]["user_id"], b.of("fred"));
+}
+
+#[tokio::test]
 async fn the_cookie_is_a_setting() {
     let own =
         CollectorCookie { name: "kl".into(), same_site: SameSite::Lax, secure: false, ..CollectorCookie::default() };

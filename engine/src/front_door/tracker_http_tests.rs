@@ -331,6 +331,20 @@ async fn cloudevents_are_answered_by_index() {
 }
 
 #[tokio::test]
+async fn cloudevents_of_two_sources_may_have_the_same_id() {
+    let face = Face::usual().await;
+    let event =
+        |source: &str| json!({"specversion": "1.0", "id": "1", "source": source, "type": "t", "subject": "user-7"});
+    let batch = [("content-type", "application/cloudevents-batch+json")];
+    let body = json!([event("/shop"), event("/bank"), event("/shop")]).to_string();
+    let answer = face.send("POST", CLOUDEVENTS_PATH, &batch, body).await.json();
+    assert_eq!((&answer["accepted"], &answer["duplicates"]), (&json!(2), &json!(1)), "{answer}");
+    // Sessions tell them apart by what is stored.
+    let ids: Vec<_> = face.events().iter().map(|e| (e["event_id"].clone(), e["extra"]["id"].clone())).collect();
+    assert_eq!(ids, [(json!("/shop 1"), json!("1")), (json!("/bank 1"), json!("1"))]);
+}
+
+#[tokio::test]
 async fn refusals_are_those_of_the_front_door() {
     let limits = Limits { body_bytes_max: 600, events_max: 2, in_flight_bytes_max: 1_200, ..Limits::default() };
     let face = Face::open(limits, None).await;

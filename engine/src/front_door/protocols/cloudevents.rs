@@ -64,7 +64,7 @@ fn attributes(head: &Head) -> Vec<Member<'_>> {
         let Some(name) = name.as_str().strip_prefix(PREFIX) else { continue };
         let is_first = attributes.iter().all(|member| member.name != name);
         if let Some(text) = std::str::from_utf8(value.as_bytes()).ok().filter(|_| is_first) {
-            let value = Given::Text(percent_decoded(text));
+            let value = Given::Text(header_text(text));
             attributes.push(Member { name: Cow::Borrowed(name), value });
         }
     }
@@ -73,6 +73,28 @@ fn attributes(head: &Head) -> Vec<Member<'_>> {
         content_type.map(|text| Member { name: "datacontenttype".into(), value: Given::Text(Cow::Borrowed(text)) }),
     );
     attributes
+}
+
+/// What the value of a header says, by 3.1.3.2 of the HTTP binding: a quoted string is unescaped first, percent encoding is
+/// undone once behind that.
+fn header_text(value: &str) -> Cow<'_, str> {
+    match unquoted(value) {
+        Some(text) => Cow::Owned(percent_decoded(&text).into_owned()),
+        None => percent_decoded(value),
+    }
+}
+
+/// What a quoted string says (RFC 9110, 5.6.4); `None` where all of the value is not one.
+fn unquoted(value: &str) -> Option<String> {
+    let mut rest = value.strip_prefix('"')?.chars();
+    let mut text = String::with_capacity(value.len());
+    loop {
+        match rest.next()? {
+            '"' => return rest.next().is_none().then_some(text),
+            '\\' => text.push(rest.next()?),
+            plain => text.push(plain),
+        }
+    }
 }
 
 /// Undoes the percent encoding of header values. What is no text afterwards stays as it was sent.
@@ -293,6 +315,27 @@ mod tests {
         let all = [("a", "b c"), ("a b", "c"), ("a", "b"), ("b", "a"), ("a ", "b")];
         let ids: std::collections::BTreeSet<_> = all.iter().map(|(source, id)| identity(source, id)).collect();
         assert_eq!(ids.len(), all.len(), "{ids:?}");
+    }
+
+    #[test]
+    fn header_values_may_be_quoted() {
+        for (sent, said) in [
+            (r#""a \"b\" c\\""#, r#"a "b" c\"#),
+            (r#""Euro %E2%82%AC \%41""#, "Euro € A"),
+            ("%22a%22", r#""a""#),
+            (r#""%2522""#, "%22"),
+            (r#""""#, ""),
+            (r#""open"#, r#""open"#),
+            (r#""open\""#, r#""open\""#),
+            (r#""a" "b""#, r#""a" "b""#),
+            (r#"a "b""#, r#"a "b""#),
+            ("\"", "\""),
+        ] {
+            assert_eq!(header_text(sent), said, "{sent}");
+        }
+        let quoted = [("ce-specversion", "\"1.0\""), ("ce-id", "\"7\""), ("ce-source", "/s"), ("ce-type", "t")];
+        let mut events = decode(&Wire::CloudEvents, b"", &head(&quoted)).expect("the protocol");
+        assert_eq!(events.remove(0).map(|e| e["specversion"].clone()), Ok(json!("1.0")));
     }
 
     #[test]

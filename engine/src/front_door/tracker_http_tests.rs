@@ -205,6 +205,36 @@ async fn events_of_several_applications_in_one_body_are_treated_as_their_sources
 }
 
 #[tokio::test]
+async fn no_address_and_no_name_is_kept_aside() {
+    let web = Source {
+        app_ids: vec!["shop".into()],
+        write_keys: vec!["wk".into()],
+        ip: Some(IpPolicy::Drop),
+        pseudonyms: Some(Arc::new(Pseudonyms::new(["user_id"], b"0123456789abcdef"))),
+        ..Source::default()
+    };
+    let rules = Rules::new(Vec::new(), vec![web], IpPolicy::Truncate, Vec::new());
+    let face = Face::guarded(Limits::default(), None, rules).await;
+    let events = payload(json!([
+        {"e": "pv", "duid": "d", "ip": "198.51.100.1", "page": "x"},
+        {"e": "pv", "duid": "d", "ip": ["198.51.100.2"]},
+        "alice@example.com",
+        {"e": "ue", "duid": "d", "ue_pr": "\"alice@example.com\""},
+        {"e": "pv", "duid": "d", "co": "{\"data\":\"alice@example.com\"}"},
+    ]));
+    for path in [format!("{SNOWPLOW_PATH}?aid=shop&ip=198.51.100.3"), format!("{SNOWPLOW_PATH}?aid=shop")] {
+        assert_eq!(face.post(&path, &events).await.code, 200);
+    }
+    let basic = [("authorization", "Basic d2s6")]; // wk:
+    let batch = json!({"batch": [{"type": "page", "anonymousId": "d", "ip": "198.51.100.4"}, "alice@example.com"], "ip": "198.51.100.5"});
+    assert_eq!(face.send("POST", "/v1/batch", &basic, batch.to_string()).await.code, 200);
+    let events = face.events();
+    let text = Value::from(events.clone()).to_string();
+    assert!(!text.contains("198.51.100") && !text.contains("alice"), "{text}");
+    assert_eq!((&events[0]["extra"], &events[0]["page_title"]), (&json!({"body.ip": null}), &json!("x")));
+}
+
+#[tokio::test]
 async fn the_cookie_is_a_setting() {
     let own =
         CollectorCookie { name: "kl".into(), same_site: SameSite::Lax, secure: false, ..CollectorCookie::default() };

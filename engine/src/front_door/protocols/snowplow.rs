@@ -72,13 +72,14 @@ impl Payload<'_> {
     /// Writes the events.
     pub fn write(&self, stamps: StampsOf<'_, '_>, room: Room<'_>) -> Result<Decoded, Refusal> {
         let mut decoded = Decoded::default();
+        let query = snowplow_event::Query::new(&self.query);
         if self.is_query {
-            decoded.event(0..self.body.len(), room, |out| snowplow_event::write(&self.query, &[], &stamps(0), out))?;
+            decoded.event(0..self.body.len(), room, |out| snowplow_event::write(&query, &[], &stamps(0), out))?;
         }
         for (at, object) in self.objects.iter().enumerate() {
             decoded.event(place(self.body, object), room, |out| {
                 let own = snowplow_event::object(object)?;
-                snowplow_event::write(&self.query, &own, &stamps(at), out)
+                snowplow_event::write(&query, &own, &stamps(at), out)
             })?;
         }
         Ok(decoded)

@@ -432,10 +432,11 @@ fn cloud_events(world: &World, input: &[u8], random: &mut Random) -> bool {
 fn request(world: &World, wire: &Wire, input: &[u8], head: &Head) -> bool {
     let Ok(outline) = protocols::read(wire, input, head, EVENTS_MAX) else { return false };
     assert!(outline.events() <= EVENTS_MAX);
-    let _either_way = (outline.write_key().map(str::len), outline.app_id().map(|id| id.len()));
+    let _either_way =
+        (outline.write_key().map(str::len), outline.app_ids().flatten().map(|id| id.len()).sum::<usize>());
     let stamps = Stamps { now: NOW, address: Some("192.0.2.7"), head };
     let mut room = 4 * BODY_BYTES_MAX;
-    let written = outline.write(&stamps, &mut |more| {
+    let written = outline.write(&|_| stamps, &mut |more| {
         room = room.checked_sub(more).ok_or(keyloom_engine::front_door::Refusal::Busy)?;
         Ok(())
     });

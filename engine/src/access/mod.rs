@@ -19,5 +19,5 @@ pub use denied::Denied;
 pub use http::{Credentials, Gatekeeper, Peer};
 pub use privacy::Privacy;
 pub use role::{Role, Roles};
-pub use rules::{Entry, Rules, Source};
+pub use rules::{Entry, Rules, Shares, Source};
 pub use token::TokenHash;

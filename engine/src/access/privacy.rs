@@ -16,8 +16,18 @@ use sha2::Sha256;
 
 use super::{IpPolicy, token::hex};
 
-/// Where addresses stand in events, beside the one that is stamped.
-const ADDRESS_FIELDS: [&str; 2] = ["user_ipaddress", "context.ip"];
+/// Where addresses stand in events, beside the one that is stamped: also where a tracker's is kept that did not become the
+/// field, because another one has, or because it is no text.
+const ADDRESS_FIELDS: [&str; 8] = [
+    "user_ipaddress",
+    "context.ip",
+    "extra.ip",
+    "extra.user_ipaddress",
+    "extra.body.ip",
+    "extra.body.user_ipaddress",
+    "extra.batch.ip",
+    "extra.batch.user_ipaddress",
+];
 
 /// Fields whose values are replaced, and the key that it is done with.
 #[derive(Clone)]

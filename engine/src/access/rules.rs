@@ -2,7 +2,7 @@
 //!
 //! Pure but for the clock behind rates. Not here: how credentials are read from a request, see [`super::http`].
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, net::IpAddr, ptr, sync::Arc};
 
 use ipnet::IpNet;
 
@@ -72,6 +72,28 @@ pub struct Sender<'a> {
     pub certificate_names: &'a [String],
 }
 
+/// What becomes of the events of one request, see [`Rules::admit_each`].
+#[derive(Clone, Debug)]
+pub struct Shares<T> {
+    /// What is done to those that may come in, or why they may not; never empty.
+    pub outcomes: Vec<Result<T, Denied>>,
+    /// Which of the outcomes is that of each event; none: all have the first.
+    of_event: Vec<usize>,
+}
+
+impl<T> Shares<T> {
+    /// Which of the outcomes is that of the request's event `index`.
+    pub fn at(&self, index: usize) -> usize {
+        self.of_event.get(index).copied().unwrap_or_default()
+    }
+
+    /// The same with other words for what is done.
+    pub fn map<U>(self, mut words: impl FnMut(T) -> U) -> Shares<U> {
+        let outcomes = self.outcomes.into_iter().map(|outcome| outcome.map(&mut words)).collect();
+        Shares { outcomes, of_event: self.of_event }
+    }
+}
+
 impl Rules {
     /// The rules of these sections; `ip` is for addresses of clients where a source has no policy of its own.
     pub fn new(entries: Vec<Entry>, sources: Vec<Source>, ip: IpPolicy, trusted_proxies: Vec<IpNet>) -> Self {
@@ -134,13 +156,64 @@ impl Rules {
 
     /// Lets `events` events of `sender` in, or says why not; what is done to them on the way is the answer.
     pub fn admit(&self, sender: &Sender<'_>, events: usize) -> Result<Privacy, Denied> {
+        let (privacy, rate) = self.entrance(sender)?;
+        rate.map_or(Ok(()), |rate| rate.take(events))?;
+        Ok(privacy)
+    }
+
+    /// As [`Rules::admit`], for `events` events of which each says its application: what one source wants of its events says
+    /// nothing of those of another one. Refused when none of them may come in, or when a rate has no room for its events; it
+    /// then may have been taken from other rates.
+    pub fn admit_each<'a>(
+        &self,
+        sender: &Sender<'_>,
+        events: usize,
+        apps: impl Iterator<Item = Option<Cow<'a, str>>>,
+    ) -> Result<Shares<Privacy>, Denied> {
+        let mut apps = apps.peekable();
+        if self.by_app_id.is_empty() || sender.write_key.is_some() || apps.peek().is_none() {
+            let app = apps.next().flatten(); // it tells nobody apart
+            let privacy = self.admit(&Sender { app_id: app.as_deref(), ..*sender }, events)?;
+            return Ok(Shares { outcomes: vec![Ok(privacy)], of_event: Vec::new() });
+        }
+        // As many groups as there are sources, however many applications are named.
+        let (mut groups, mut entrances, mut of_event) = (HashMap::new(), Vec::new(), Vec::new());
+        for app in apps.take(events) {
+            let sender = Sender { app_id: app.as_deref(), ..*sender };
+            let group = (self.source_index(&sender), app.is_some());
+            of_event.push(*groups.entry(group).or_insert_with(|| {
+                entrances.push(self.entrance(&sender));
+                entrances.len() - 1
+            }));
+        }
+        let Some(first) = entrances.iter().position(Result::is_ok) else {
+            return Err(entrances.into_iter().find_map(Result::err).unwrap_or(Denied::UnknownSource));
+        };
+        // What is turned away is work, too: it counts for who came along with it.
+        let mut due: Vec<(&Rate, usize)> = Vec::new();
+        for at in &of_event {
+            let entrance = entrances[*at].as_ref().or(entrances[first].as_ref());
+            if let Ok((_, Some(rate))) = entrance {
+                match due.iter_mut().find(|(known, _)| ptr::eq(*known, *rate)) {
+                    Some((_, count)) => *count += 1,
+                    None => due.push((*rate, 1)),
+                }
+            }
+        }
+        due.into_iter().try_for_each(|(rate, count)| rate.take(count))?;
+        let outcomes = entrances.into_iter().map(|entrance| entrance.map(|(privacy, _)| privacy)).collect();
+        Ok(Shares { outcomes, of_event })
+    }
+
+    /// What is done to events of `sender`, and the rate that they count for.
+    fn entrance(&self, sender: &Sender<'_>) -> Result<(Privacy, Option<&Rate>), Denied> {
         let source = self.source(sender);
         let privacy = || {
             let (ip, pseudonyms) = source.map_or((None, None), |source| (source.ip, source.pseudonyms.clone()));
             Privacy::new(self.ip, ip, pseudonyms)
         };
         if self.is_open() {
-            return Ok(privacy());
+            return Ok((privacy(), None));
         }
         // A secret counts more than a key that everybody may know, and a wrong one is never overlooked.
         let entry = match (sender.token, source) {
@@ -152,8 +225,7 @@ impl Rules {
                 {
                     return Err(Denied::Origin);
                 }
-                source.rate.as_ref().map_or(Ok(()), |rate| rate.take(events))?;
-                return Ok(privacy());
+                return Ok((privacy(), source.rate.as_ref()));
             }
             (None, None) => {
                 let is_named = sender.write_key.is_some() || sender.app_id.is_some();
@@ -164,16 +236,18 @@ impl Rules {
         if !entry.roles.permit(Role::Ingest) {
             return Err(Denied::MissingRole(Role::Ingest));
         }
-        entry.events.as_ref().map_or(Ok(()), |rate| rate.take(events))?;
-        Ok(privacy())
+        Ok((privacy(), entry.events.as_ref()))
     }
 
     fn source(&self, sender: &Sender<'_>) -> Option<&Source> {
+        self.sources.get(self.source_index(sender)?)
+    }
+
+    fn source_index(&self, sender: &Sender<'_>) -> Option<usize> {
         let by_key = sender.write_key.and_then(|key| self.by_write_key.get(key));
         // A wrong key is not made good by an app id: that would make keys pointless.
         let by_app = if sender.write_key.is_some() { None } else { sender.app_id };
-        let at = by_key.or_else(|| by_app.and_then(|app| self.by_app_id.get(app)))?;
-        self.sources.get(*at)
+        by_key.or_else(|| by_app.and_then(|app| self.by_app_id.get(app))).copied()
     }
 }
 
@@ -282,6 +356,38 @@ mod tests {
         assert_eq!(rules.admit(&app, 21).map(drop), Err(Denied::TooMany(20)));
         assert!(rules.admit(&app, 20).is_ok());
         assert!(matches!(rules.admit(&app, 10).map(drop), Err(Denied::Rate(_))));
+    }
+
+    #[test]
+    fn each_event_comes_in_by_the_application_that_it_names() {
+        let source = |apps: &[&str], ip, rate: Option<u32>| Source {
+            app_ids: apps.iter().map(|app| (*app).to_owned()).collect(),
+            ip: Some(ip),
+            rate: rate.map(Rate::new),
+            ..Source::default()
+        };
+        let server = Entry::new(hash("server"), None, Roles::from_iter([Role::Ingest]), Some(1));
+        let sources = vec![source(&["a", "a2"], IpPolicy::Keep, Some(1)), source(&["b"], IpPolicy::Drop, None)];
+        let rules = Rules::new(vec![server], sources, IpPolicy::Truncate, Vec::new());
+        let address = "203.0.113.7".parse().expect("an address");
+        let admit = |sender: Sender<'_>, apps: &[&'static str]| -> Result<Vec<_>, Denied> {
+            let named = apps.iter().map(|app| Some(Cow::Borrowed(*app)).filter(|app| !app.is_empty()));
+            let shares = rules.admit_each(&sender, apps.len(), named)?.map(|privacy| privacy.stamp(address));
+            Ok((0..apps.len()).map(|at| shares.outcomes[shares.at(at)].clone()).collect::<Vec<_>>())
+        };
+        let (whole, part) = (Ok(Some("203.0.113.7".to_owned())), Ok(Some("203.0.113.0".to_owned())));
+        let nobody = Err(Denied::NoCredentials(Role::Ingest));
+        let found = admit(Sender::default(), &["a", "b", "other", "", "a2"]);
+        assert_eq!(found, Ok(vec![whole.clone(), Ok(None), Err(Denied::UnknownSource), nobody, whole.clone()]));
+        let token = Sender { token: Some("server"), ..Sender::default() };
+        assert_eq!(admit(token, &["", "b", "other", "a"]), Ok(vec![part.clone(), Ok(None), part, whole.clone()]));
+        // All of one source count together, and with them what comes in vain; four have come already.
+        assert_eq!(admit(Sender::default(), &["a", "a2", "b", "b", "a", "x", "a"]).map(|all| all.len()), Ok(7));
+        assert!(matches!(admit(Sender::default(), &["a", "a2", "a", "a2", "a", "a2"]), Err(Denied::Rate(_))));
+        assert_eq!(admit(Sender::default(), &["a2"; 11]), Err(Denied::TooMany(10)));
+        assert_eq!(admit(Sender::default(), &["x", ""]), Err(Denied::UnknownSource));
+        assert!(rules.admit_each(&token, 3, std::iter::empty()).is_ok(), "a protocol that names none");
+        assert!(matches!(admit(token, &["b"; 9]), Err(Denied::Rate(_))), "a token has one rate for all sources");
     }
 
     proptest! {

@@ -308,7 +308,7 @@ async fn append(log: &dyn Log, partition: u32, records: Vec<NewRecord>) -> Resul
     let stored = log.append(partition, records).await.map_err(|error| {
         tracing::warn!(partition, %error, "the log did not take events");
         match error {
-            LogError::TooLarge { limit, .. } => Refusal::TooLarge(limit),
+            LogError::TooLarge { limit, .. } => Refusal::TooLargeForLog(limit),
             LogError::Unavailable(problem) => Refusal::Unavailable(problem),
             other => Refusal::Unavailable(other.to_string()),
         }
@@ -411,6 +411,17 @@ mod tests {
         let exact = Answer { rejected: vec![Rejected { index: 3, reason: "x: y".into() }], ..Answer::default() };
         let text = r#"{"accepted":0,"duplicates":0,"rejected":[{"index":3,"reason":"x: y"}]}"#;
         assert_eq!(std::str::from_utf8(&exact.to_json()), Ok(text));
+    }
+
+    #[tokio::test]
+    async fn an_event_too_large_for_the_log_does_not_say_that_nothing_was_stored() {
+        let log = Arc::new(MemoryLog::default());
+        let door = door(&log, Limits::default());
+        log.fail_next(LogError::TooLarge { bytes: 10, limit: 9 });
+        let lines: Vec<_> = (0..40).map(|i| format!(r#"{{"k":"u{i}"}}"#)).collect();
+        let refusal = door.submit(lines.join("\n").into()).await.expect_err("one is too large");
+        assert_eq!((&refusal, refusal.code()), (&Refusal::TooLargeForLog(9), 413));
+        assert!(refusal.hint().contains("may be stored") && !log.records().is_empty(), "{}", refusal.hint());
     }
 
     #[tokio::test]

@@ -26,7 +26,10 @@ use super::{
     protocols::{self, Head, Protocol, Stamps, Wire, event_shape::DecodedEvent},
     refusal::Refusal,
 };
-use crate::{access::rules::Sender, ingest::refused::refused_by_tracker};
+use crate::{
+    access::{Denied, rules::Sender},
+    ingest::refused::refused_by_tracker,
+};
 
 /// How much larger than the largest body its events may be when they are written out: what is said once for a whole request is
 /// written for each of its events.
@@ -79,14 +82,17 @@ impl Desk {
         let body = self.unpacked(body, encoding, &mut hold)?;
         let (now, protocol) = (self.clock.now(), wire.protocol());
         let outline = protocols::read(&wire, &body, &head, self.events_max)?;
-        let admission = {
-            let (said, app_id) = (head.credentials.sender(), outline.app_id());
-            let write_key = said.write_key.or(outline.write_key());
-            let sender = Sender { write_key, app_id: app_id.as_deref(), ..said };
-            self.admissions.admit(&sender, head.credentials.address, outline.events())?
+        let shares = {
+            let said = head.credentials.sender();
+            let sender = Sender { write_key: said.write_key.or(outline.write_key()), ..said };
+            let (address, events) = (head.credentials.address, outline.events());
+            self.admissions.admit_each(&sender, address, events, outline.app_ids())?
         };
         observe::came_in(protocol, outline.events());
-        let stamps = Stamps { now, address: admission.stamped_address.as_deref(), head: &head };
+        let stamps = |index| {
+            let admission = shares.outcomes[shares.at(index)].as_ref().ok();
+            Stamps { now, address: admission.and_then(|a| a.stamped_address.as_deref()), head: &head }
+        };
         let written = outline.write(&stamps, &mut self.room(&mut hold))?;
         let (text, events): (_, Box<dyn Iterator<Item = DecodedEvent>>) = match written {
             Some(decoded) => (Bytes::from(decoded.text), Box::new(decoded.events.into_iter())),
@@ -95,14 +101,18 @@ impl Desk {
                 (body.clone(), Box::new(outline.into_places().into_iter().map(as_sent)))
             }
         };
-        let rewriting = admission.privacy.rewriting(protocol.is_tracker());
+        let is_tracker = protocol.is_tracker();
+        let treatments = shares.outcomes.iter().map(|share| share.as_ref().map(|a| a.privacy.rewriting(is_tracker)));
+        let treatments: Vec<_> = treatments.collect();
         let envelope = self.acceptor.keys.note(&head);
         let mut judged = Judged::default();
         for (index, DecodedEvent { place, sent }) in events.enumerate() {
             let mut new_id = || self.ids.next(now);
             // The one place where an event of whatever protocol passes before it becomes a record: what the admission makes
             // private is made so before, and what a schema refuses is refused behind.
+            let share = shares.at(index);
             let written = place.and_then(|place| {
+                let rewriting = treatments[share].as_ref().map_err(|denied| turned_away(denied))?;
                 self.acceptor.check_size(place.len())?; // before anything is made of it
                 Ok(match rewriting.apply(&text[place.clone()]) {
                     Cow::Borrowed(_) => Ok(place),
@@ -134,8 +144,10 @@ impl Desk {
                         // As it was written, it is as private as the source wants it.
                         Some(written) => self.dead_letter(protocol, &rejection, &written, now),
                         None => {
-                            let sent = admission.privacy.of_sent(sent, head.is_anonymous()).unwrap_or_default();
-                            self.dead_letter(protocol, &rejection, &sent, now)
+                            // Of what no source sent, nobody has said what may be kept.
+                            let privacy = shares.outcomes[share].as_ref().ok().map(|admission| &admission.privacy);
+                            let kept = privacy.and_then(|privacy| privacy.of_sent(sent, head.is_anonymous()));
+                            self.dead_letter(protocol, &rejection, &kept.unwrap_or_default(), now)
                         }
                     };
                     match letter {
@@ -195,6 +207,11 @@ impl Desk {
         let event = refused_by_tracker(rejection, protocol.label(), sent, self.acceptor.event_bytes_max);
         self.acceptor.accept(&event, now, &mut || self.ids.next(now))
     }
+}
+
+/// Why an event does not come in with the others of its request.
+fn turned_away(denied: &Denied) -> Rejection {
+    Rejection::new(Reason::Schema, format!("{denied}; {}", denied.hint()))
 }
 
 /// The record of a tracker's event without a key, which the engine will give up. It is stored as the event it is and not as a

@@ -19,6 +19,9 @@ pub enum Refusal {
     /// The body is larger than this limit, in bytes, packed or unpacked.
     #[error("the request body has more than {0} bytes")]
     TooLarge(usize),
+    /// An event is larger than the log takes, in bytes; others of the request may be stored.
+    #[error("an event of the request has more than the {0} bytes that the log takes")]
+    TooLargeForLog(usize),
     /// The body holds more events than this.
     #[error("the request holds more than {0} events")]
     TooMany(usize),
@@ -53,7 +56,7 @@ impl Refusal {
             Self::Empty | Self::Malformed(_) => 400,
             Self::Method => 405,
             Self::Slow(_) => 408,
-            Self::TooLarge(_) | Self::TooMany(_) => 413,
+            Self::TooLarge(_) | Self::TooLargeForLog(_) | Self::TooMany(_) => 413,
             Self::Encoding => 415,
             Self::Busy => 429,
             Self::Internal(_) => 500,
@@ -69,6 +72,10 @@ impl Refusal {
             Self::Malformed(_) => "nothing was stored; correct the body and send it again",
             Self::Slow(_) => "nothing was stored; send smaller requests",
             Self::TooLarge(_) | Self::TooMany(_) => "nothing was stored; send fewer events per request",
+            Self::TooLargeForLog(_) => {
+                "other events of the request may be stored: send them again without the large one and with the same event \
+                 ids, repeats are absorbed"
+            }
             Self::Encoding => "use one of gzip, deflate, zstd, identity",
             Self::Method => "send events with POST",
             Self::Busy => "nothing was stored; try again in a second",

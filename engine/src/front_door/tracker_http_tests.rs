@@ -175,6 +175,66 @@ async fn a_source_keeps_no_names_and_no_addresses_of_any_protocol() {
 }
 
 #[tokio::test]
+async fn events_of_several_applications_in_one_body_are_treated_as_their_sources_want_it() {
+    let b = Pseudonyms::new(["user_id"], b"0123456789abcdef");
+    let source =
+        |app: &str, ip, pseudonyms| Source { app_ids: vec![app.into()], ip: Some(ip), pseudonyms, ..Source::default() };
+    let sources = vec![source("a", IpPolicy::Keep, None), source("b", IpPolicy::Drop, Some(Arc::new(b.clone())))];
+    let rules = Rules::new(Vec::new(), sources, IpPolicy::Truncate, Vec::new());
+    let face = Face::guarded(Limits::default(), None, rules).await;
+    let pv = |aid: &str, uid: &str| json!({"e": "pv", "aid": aid, "uid": uid, "eid": uid});
+    let (bob, carl, alice) = (pv("b", "bob"), pv("c", "carl"), pv("a", "alice"));
+    let mixed =
+        payload(json!([alice, bob, carl, {"e": "pv", "uid": "dora"}, 7, pv("b", "erin"), {"e": "xx", "aid": "a"}]));
+    assert_eq!(face.post(SNOWPLOW_PATH, &mixed).await.code, 200);
+    let events = face.events();
+    let users: Vec<_> = events.iter().filter_map(|e| e["user_id"].as_str()).collect();
+    assert_eq!(users, ["alice", &b.of("bob"), &b.of("erin")], "in their order");
+    assert_eq!((&events[0]["user_ipaddress"], events[1].get("user_ipaddress")), (&json!("203.0.113.7"), None));
+    let letter = |at: usize| (events[at]["error"].as_str().unwrap_or_default(), events[at]["payload"].as_str());
+    assert!(letter(2).0.starts_with("no source has this write key or app id; "), "{}", letter(2).0);
+    assert_eq!((letter(2).1, letter(3).1), (Some(""), Some("")), "nobody has said what may be kept");
+    assert!(letter(3).0.starts_with("this address needs credentials"), "{}", letter(3).0);
+    assert_eq!((&events[4]["keyloom.rejected"], letter(4).1), (&json!("parse"), Some("")));
+    assert!(events.len() == 7 && letter(6).1.is_some_and(|sent| sent.contains("\"xx\"")), "{}", events[6]);
+    assert_eq!(face.post(SNOWPLOW_PATH, &payload(json!([carl]))).await.code, 401, "none of a source");
+    // What the query says counts for all.
+    let path = format!("{SNOWPLOW_PATH}?aid=b");
+    assert_eq!(face.post(&path, &payload(json!([pv("a", "fred")]))).await.code, 200);
+    assert_eq!(face.events()[7]["user_id"], b.of("fred"));
+}
+
+#[tokio::test]
+async fn no_address_and_no_name_is_kept_aside() {
+    let web = Source {
+        app_ids: vec!["shop".into()],
+        write_keys: vec!["wk".into()],
+        ip: Some(IpPolicy::Drop),
+        pseudonyms: Some(Arc::new(Pseudonyms::new(["user_id"], b"0123456789abcdef"))),
+        ..Source::default()
+    };
+    let rules = Rules::new(Vec::new(), vec![web], IpPolicy::Truncate, Vec::new());
+    let face = Face::guarded(Limits::default(), None, rules).await;
+    let events = payload(json!([
+        {"e": "pv", "duid": "d", "ip": "198.51.100.1", "page": "x"},
+        {"e": "pv", "duid": "d", "ip": ["198.51.100.2"]},
+        "alice@example.com",
+        {"e": "ue", "duid": "d", "ue_pr": "\"alice@example.com\""},
+        {"e": "pv", "duid": "d", "co": "{\"data\":\"alice@example.com\"}"},
+    ]));
+    for path in [format!("{SNOWPLOW_PATH}?aid=shop&ip=198.51.100.3"), format!("{SNOWPLOW_PATH}?aid=shop")] {
+        assert_eq!(face.post(&path, &events).await.code, 200);
+    }
+    let basic = [("authorization", "Basic d2s6")]; // wk:
+    let batch = json!({"batch": [{"type": "page", "anonymousId": "d", "ip": "198.51.100.4"}, "alice@example.com"], "ip": "198.51.100.5"});
+    assert_eq!(face.send("POST", "/v1/batch", &basic, batch.to_string()).await.code, 200);
+    let events = face.events();
+    let text = Value::from(events.clone()).to_string();
+    assert!(!text.contains("198.51.100") && !text.contains("alice"), "{text}");
+    assert_eq!((&events[0]["extra"], &events[0]["page_title"]), (&json!({"body.ip": null}), &json!("x")));
+}
+
+#[tokio::test]
 async fn the_cookie_is_a_setting() {
     let own =
         CollectorCookie { name: "kl".into(), same_site: SameSite::Lax, secure: false, ..CollectorCookie::default() };
@@ -298,6 +358,20 @@ async fn cloudevents_are_answered_by_index() {
     let answer = face.send("POST", CLOUDEVENTS_PATH, &[("content-type", "text/html")], "<p>").await;
     assert_eq!(answer.code, 400);
     assert_eq!(face.events().len(), 3, "what was rejected is not stored");
+}
+
+#[tokio::test]
+async fn cloudevents_of_two_sources_may_have_the_same_id() {
+    let face = Face::usual().await;
+    let event =
+        |source: &str| json!({"specversion": "1.0", "id": "1", "source": source, "type": "t", "subject": "user-7"});
+    let batch = [("content-type", "application/cloudevents-batch+json")];
+    let body = json!([event("/shop"), event("/bank"), event("/shop")]).to_string();
+    let answer = face.send("POST", CLOUDEVENTS_PATH, &batch, body).await.json();
+    assert_eq!((&answer["accepted"], &answer["duplicates"]), (&json!(2), &json!(1)), "{answer}");
+    // Sessions tell them apart by what is stored.
+    let ids: Vec<_> = face.events().iter().map(|e| (e["event_id"].clone(), e["extra"]["id"].clone())).collect();
+    assert_eq!(ids, [(json!("/shop 1"), json!("1")), (json!("/bank 1"), json!("1"))]);
 }
 
 #[tokio::test]

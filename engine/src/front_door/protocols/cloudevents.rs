@@ -64,7 +64,7 @@ fn attributes(head: &Head) -> Vec<Member<'_>> {
         let Some(name) = name.as_str().strip_prefix(PREFIX) else { continue };
         let is_first = attributes.iter().all(|member| member.name != name);
         if let Some(text) = std::str::from_utf8(value.as_bytes()).ok().filter(|_| is_first) {
-            let value = Given::Text(percent_decoded(text));
+            let value = Given::Text(header_text(text));
             attributes.push(Member { name: Cow::Borrowed(name), value });
         }
     }
@@ -73,6 +73,28 @@ fn attributes(head: &Head) -> Vec<Member<'_>> {
         content_type.map(|text| Member { name: "datacontenttype".into(), value: Given::Text(Cow::Borrowed(text)) }),
     );
     attributes
+}
+
+/// What the value of a header says, by 3.1.3.2 of the HTTP binding: a quoted string is unescaped first, percent encoding is
+/// undone once behind that.
+fn header_text(value: &str) -> Cow<'_, str> {
+    match unquoted(value) {
+        Some(text) => Cow::Owned(percent_decoded(&text).into_owned()),
+        None => percent_decoded(value),
+    }
+}
+
+/// What a quoted string says (RFC 9110, 5.6.4); `None` where all of the value is not one.
+fn unquoted(value: &str) -> Option<String> {
+    let mut rest = value.strip_prefix('"')?.chars();
+    let mut text = String::with_capacity(value.len());
+    loop {
+        match rest.next()? {
+            '"' => return rest.next().is_none().then_some(text),
+            '\\' => text.push(rest.next()?),
+            plain => text.push(plain),
+        }
+    }
 }
 
 /// Undoes the percent encoding of header values. What is no text afterwards stays as it was sent.
@@ -142,6 +164,8 @@ fn write(parts: &[Member<'_>], data: Option<&[u8]>, stamps: &Stamps<'_>, out: &m
             Some(_) => {}
         }
     }
+    let text = |name| get(parts, name).and_then(Given::text).unwrap_or_default();
+    let event_id = identity(&text("source"), &text("id"));
     let time = match get(parts, "time").filter(|given| !given.is_null()) {
         None => None,
         Some(given) => {
@@ -150,6 +174,7 @@ fn write(parts: &[Member<'_>], data: Option<&[u8]>, stamps: &Stamps<'_>, out: &m
         }
     };
     let mut event = EventWriter::new(out);
+    event.text("event_id", &event_id);
     event.text("protocol", "cloudevents");
     event.time("collector_tstamp", stamps.now);
     if let Some(time) = time {
@@ -158,7 +183,6 @@ fn write(parts: &[Member<'_>], data: Option<&[u8]>, stamps: &Stamps<'_>, out: &m
     }
     for Member { name, value } in parts {
         let is_taken = match name.as_ref() {
-            "id" => event.given_text("event_id", value),
             "type" => event.given_text("event", value),
             "time" => time.is_some(),
             "specversion" => event.given_text("specversion", value),
@@ -180,6 +204,12 @@ fn write(parts: &[Member<'_>], data: Option<&[u8]>, stamps: &Stamps<'_>, out: &m
     }
     event.finish();
     Ok(())
+}
+
+/// What a CloudEvent is known by: its producer gives out ids, so another producer may give out the same. No URI has a blank: the
+/// first one is where the source ends.
+fn identity(source: &str, id: &str) -> String {
+    format!("{} {id}", source.replace(' ', "%20"))
 }
 
 /// The data of binary mode: JSON as it is, text as a text, all else in base64.
@@ -230,9 +260,9 @@ mod tests {
     fn structured_and_batched_events_have_their_names_and_the_extensions_aside() {
         let expected = json!({"protocol": "cloudevents", "collector_tstamp": NOON_TEXT, "specversion": "1.0",
             "dvce_created_tstamp": "2026-11-20T11:59:31.000000Z", "derived_tstamp": "2026-11-20T11:59:31.000000Z",
-            "event_id": "A234-1234-1234", "source": "/shop/orders", "event": "com.example.placed", "subject": "user-7",
+            "event_id": "/shop/orders A234-1234-1234", "source": "/shop/orders", "event": "com.example.placed", "subject": "user-7",
             "datacontenttype": "application/json", "data": {"user": {"id": "u7"}, "price": 12.50},
-            "extra": {"partitionkey": "p", "event": "mine"}});
+            "extra": {"id": "A234-1234-1234", "partitionkey": "p", "event": "mine"}});
         let structured = head(&[("content-type", "application/cloudevents+json; charset=UTF-8")]);
         assert_eq!(one(&Wire::CloudEvents, &sound(), &structured), expected);
         let batch = head(&[("content-type", BATCH)]);
@@ -264,10 +294,10 @@ mod tests {
         assert_eq!(event["data"], json!({"user": {"id": "u"}}));
         assert_eq!(
             (&event["source"], &event["event"], &event["event_id"]),
-            (&json!("/a b%2"), &json!("placed"), &json!("1"))
+            (&json!("/a b%2"), &json!("placed"), &json!("/a%20b%2 1"))
         );
         assert_eq!(event["derived_tstamp"], "2026-11-20T11:59:31.000000Z");
-        assert_eq!(event["extra"], json!({"comexample": "Euro €", "data": "not the data"}));
+        assert_eq!(event["extra"], json!({"id": "1", "comexample": "Euro €", "data": "not the data"}));
         assert_eq!(binary("text/plain", "grüß".as_bytes()).map(|e| e["data"].clone()), Ok(json!("grüß")));
         assert_eq!(binary("", b"\x01\x02").map(|e| e["data_base64"].clone()), Ok(json!("AQI=")));
         assert_eq!(binary("", b"[1]").map(|e| e["data"].clone()), Ok(json!([1])));
@@ -278,6 +308,34 @@ mod tests {
         assert_eq!(binary("application/vnd.x+json", b"").map(|e| e.get("data").cloned()), Ok(None));
         let broken = binary("application/vnd.x+json", b"{").expect_err("broken").to_string();
         assert!(broken.starts_with("parse: the body is not application/vnd.x+json"), "{broken}");
+    }
+
+    #[test]
+    fn an_event_is_known_by_its_source_and_its_id() {
+        let all = [("a", "b c"), ("a b", "c"), ("a", "b"), ("b", "a"), ("a ", "b")];
+        let ids: std::collections::BTreeSet<_> = all.iter().map(|(source, id)| identity(source, id)).collect();
+        assert_eq!(ids.len(), all.len(), "{ids:?}");
+    }
+
+    #[test]
+    fn header_values_may_be_quoted() {
+        for (sent, said) in [
+            (r#""a \"b\" c\\""#, r#"a "b" c\"#),
+            (r#""Euro %E2%82%AC \%41""#, "Euro € A"),
+            ("%22a%22", r#""a""#),
+            (r#""%2522""#, "%22"),
+            (r#""""#, ""),
+            (r#""open"#, r#""open"#),
+            (r#""open\""#, r#""open\""#),
+            (r#""a" "b""#, r#""a" "b""#),
+            (r#"a "b""#, r#"a "b""#),
+            ("\"", "\""),
+        ] {
+            assert_eq!(header_text(sent), said, "{sent}");
+        }
+        let quoted = [("ce-specversion", "\"1.0\""), ("ce-id", "\"7\""), ("ce-source", "/s"), ("ce-type", "t")];
+        let mut events = decode(&Wire::CloudEvents, b"", &head(&quoted)).expect("the protocol");
+        assert_eq!(events.remove(0).map(|e| e["specversion"].clone()), Ok(json!("1.0")));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{borrow::Cow, collections::HashMap, fmt};
 
 use keyloom_actors::event::fields::{Kind, Value};
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::value::RawValue;
+use serde_json::{error::Category, value::RawValue};
 
 /// Most members of one object that a protocol reads, and most parameters of one query.
 pub const MEMBERS_MAX: usize = 1_024;
@@ -84,7 +84,7 @@ pub fn members(json: &str) -> Result<Vec<Member<'_>>, Unread> {
     if found.len() > MEMBERS_MAX {
         return Err(Unread::TooMany(MEMBERS_MAX));
     }
-    read.map_err(|error| Unread::Json(error.to_string()))?;
+    read.map_err(|error| unread(json, "an object", &error))?;
     Ok(without_repeats(found))
 }
 
@@ -96,7 +96,7 @@ pub fn elements(json: &str, max: usize) -> Result<Vec<&str>, Unread> {
     if found.len() > max {
         return Err(Unread::TooMany(max));
     }
-    read.map_err(|error| Unread::Json(error.to_string()))?;
+    read.map_err(|error| unread(json, "an array", &error))?;
     Ok(found)
 }
 
@@ -122,6 +122,23 @@ pub fn place(whole: &[u8], piece: &str) -> std::ops::Range<usize> {
         Some(end) if end <= whole.len() => start..end,
         _ => 0..0,
     }
+}
+
+/// What `error` says of `json`, which was to be `expected`. Of another type serde_json quotes the value, which may be anybody's
+/// name, and what is said here is kept with dead letters.
+fn unread(json: &str, expected: &str, error: &serde_json::Error) -> Unread {
+    if error.classify() != Category::Data {
+        return Unread::Json(error.to_string());
+    }
+    let found = match Value::of(json.trim_ascii()).kind {
+        Kind::Null => "null",
+        Kind::Bool => "a boolean",
+        Kind::Number => "a number",
+        Kind::String => "a string",
+        Kind::Array => "an array",
+        Kind::Object => "an object",
+    };
+    Unread::Json(format!("found {found}, expected {expected}, at line {} column {}", error.line(), error.column()))
 }
 
 fn without_repeats(found: Vec<Member<'_>>) -> Vec<Member<'_>> {
@@ -239,6 +256,13 @@ mod tests {
         for bad in ["", "[]", "1", "{\"a\":}", "{} x"] {
             assert!(matches!(members(bad), Err(Unread::Json(_))), "{bad}");
         }
+        let texts =
+            [members(" \"alice@example.com\""), members("4711"), members("[4711]"), members("{\"alice\" 4711}")];
+        let texts = texts.map(|read| read.expect_err("no object").to_string());
+        assert_eq!(texts[0], "found a string, expected an object, at line 1 column 20");
+        let array = elements("\"alice@example.com\"", 9).expect_err("no array").to_string();
+        assert_eq!(array, "found a string, expected an array, at line 1 column 19");
+        assert!(texts.iter().all(|text| !text.contains("alice") && !text.contains("4711")), "{texts:?}");
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(200_000), "]".repeat(200_000));
         assert_eq!(members(&deep).map(|m| m.len()), Ok(1));
         assert!(elements(&format!("[[{deep}], 1, 1, 1]"), 1).is_err());

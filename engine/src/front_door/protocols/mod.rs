@@ -17,7 +17,7 @@ pub mod snowplow;
 mod snowplow_event;
 mod snowplow_parameters;
 
-use std::{borrow::Cow, ops::Range};
+use std::{borrow::Cow, iter, ops::Range};
 
 use keyloom_actors::timestamp::Timestamp;
 
@@ -103,6 +103,9 @@ pub struct Stamps<'a> {
     pub head: &'a Head,
 }
 
+/// What is added to the event of a request with this index: only Snowplow's requests may hold those of several sources.
+pub type StampsOf<'f, 's> = &'f dyn Fn(usize) -> Stamps<'s>;
+
 /// A request's events, found but not decoded.
 pub enum Outline<'a> {
     /// They are pieces of the body as they are.
@@ -153,21 +156,21 @@ impl Outline<'_> {
         }
     }
 
-    /// The application that the first event says it is from, where the protocol has no key.
-    pub fn app_id(&self) -> Option<Cow<'_, str>> {
+    /// The application that each event says it is of, in their order, where the protocol has no key; else none.
+    pub fn app_ids(&self) -> Box<dyn Iterator<Item = Option<Cow<'_, str>>> + '_> {
         match self {
-            Self::Snowplow(payload) => payload.app_id(),
-            _ => None,
+            Self::Snowplow(payload) => Box::new(payload.app_ids()),
+            _ => Box::new(iter::empty()),
         }
     }
 
     /// Writes the events; `None` where they are pieces of the body already, see [`Outline::into_places`].
-    pub fn write(&self, stamps: &Stamps<'_>, room: Room<'_>) -> Result<Option<Decoded>, Refusal> {
+    pub fn write(&self, stamps: StampsOf<'_, '_>, room: Room<'_>) -> Result<Option<Decoded>, Refusal> {
         match self {
             Self::AsSent(_) => Ok(None),
             Self::Snowplow(payload) => payload.write(stamps, room).map(Some),
-            Self::Segment(payload) => payload.write(stamps, room).map(Some),
-            Self::CloudEvents(payload) => payload.write(stamps, room).map(Some),
+            Self::Segment(payload) => payload.write(&stamps(0), room).map(Some),
+            Self::CloudEvents(payload) => payload.write(&stamps(0), room).map(Some),
         }
     }
 

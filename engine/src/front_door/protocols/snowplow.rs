@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use super::{
-    Stamps,
+    StampsOf,
     event_shape::{Decoded, Room},
     head::Head,
     members::{Given, Member, elements, get, members, parameters, place},
@@ -59,22 +59,27 @@ impl Payload<'_> {
         if self.is_query { 1 } else { self.objects.len() }
     }
 
-    /// The application that the first event says.
-    pub fn app_id(&self) -> Option<Cow<'_, str>> {
-        let first = || members(self.objects.first()?).ok()?.into_iter().find(|m| m.name == "aid")?.value.text();
-        get(&self.query, "aid").and_then(Given::text).or_else(first).filter(|id| !id.is_empty())
+    /// The application that each event says it is of, in their order. One body may hold events of several: a server may send
+    /// those of all its trackers together.
+    pub fn app_ids(&self) -> impl Iterator<Item = Option<Cow<'_, str>>> {
+        let of_query = get(&self.query, "aid").and_then(Given::text);
+        (0..self.events()).map(move |at| {
+            let own = || members(self.objects.get(at)?).ok()?.into_iter().find(|m| m.name == "aid")?.value.text();
+            of_query.clone().or_else(own).filter(|id| !id.is_empty())
+        })
     }
 
     /// Writes the events.
-    pub fn write(&self, stamps: &Stamps<'_>, room: Room<'_>) -> Result<Decoded, Refusal> {
+    pub fn write(&self, stamps: StampsOf<'_, '_>, room: Room<'_>) -> Result<Decoded, Refusal> {
         let mut decoded = Decoded::default();
+        let query = snowplow_event::Query::new(&self.query);
         if self.is_query {
-            decoded.event(0..self.body.len(), room, |out| snowplow_event::write(&self.query, &[], stamps, out))?;
+            decoded.event(0..self.body.len(), room, |out| snowplow_event::write(&query, &[], &stamps(0), out))?;
         }
-        for object in &self.objects {
+        for (at, object) in self.objects.iter().enumerate() {
             decoded.event(place(self.body, object), room, |out| {
                 let own = snowplow_event::object(object)?;
-                snowplow_event::write(&self.query, &own, stamps, out)
+                snowplow_event::write(&query, &own, &stamps(at), out)
             })?;
         }
         Ok(decoded)

@@ -2,6 +2,8 @@
 //!
 //! Pure.
 
+use std::collections::HashSet;
+
 use axum::http::header;
 use keyloom_actors::{dead_letter::Reason, event::fields::Kind, timestamp::Timestamp};
 
@@ -30,14 +32,27 @@ pub(super) fn object(json: &str) -> Result<Vec<Member<'_>>, Rejection> {
     members(json).map_err(|problem| Rejection::new(Reason::Parse, format!("not an object of parameters: {problem}")))
 }
 
+/// What the query of a request says for all of its events.
+pub(super) struct Query<'q> {
+    members: &'q [Member<'q>],
+    names: HashSet<&'q str>,
+}
+
+impl<'q> Query<'q> {
+    /// Of these parameters. Made once per request: every member of every event is looked up.
+    pub(super) fn new(members: &'q [Member<'q>]) -> Self {
+        Self { members, names: members.iter().map(|member| member.name.as_ref()).collect() }
+    }
+}
+
 /// Writes the event of these parameters; those of the query count before those of the event's object.
 pub(super) fn write(
-    query: &[Member<'_>],
+    query: &Query<'_>,
     own: &[Member<'_>],
     stamps: &Stamps<'_>,
     out: &mut Vec<u8>,
 ) -> Result<(), Rejection> {
-    let find = |name: &str| get(query, name).or_else(|| get(own, name)).filter(|given| !given.is_null());
+    let find = |name: &str| get(query.members, name).or_else(|| get(own, name)).filter(|given| !given.is_null());
     let text = |name: &str| find(name).and_then(Given::text);
     let code = text("e").ok_or_else(|| schema("the parameter e is missing: it says what kind of event it is"))?;
     let Some(name) = event(&code) else {
@@ -54,8 +69,8 @@ pub(super) fn write(
     let is_anonymous = stamps.head.is_anonymous();
     let says = |name: &str| text(name).is_some_and(|text| !text.is_empty());
     let mut nested = Nested::default();
-    let of_query = query.iter().map(|member| (member, false));
-    let of_object = own.iter().map(|member| (member, get(query, &member.name).is_some()));
+    let of_query = query.members.iter().map(|member| (member, false));
+    let of_object = own.iter().map(|member| (member, query.names.contains(member.name.as_ref())));
     for (Member { name, value }, is_overruled) in of_query.chain(of_object) {
         // An anonymous event keeps neither address nor network id, whoever sent them.
         if is_anonymous && matches!(name.as_ref(), "ip" | "nuid" | "tnuid") {

@@ -26,7 +26,7 @@ pub(super) fn head(headers: &[(&str, &str)]) -> Head {
 pub(super) fn decode(wire: &Wire, body: &[u8], head: &Head) -> Result<Vec<Result<Value, Rejection>>, Refusal> {
     let outline = read(wire, body, head, 100)?;
     let stamps = Stamps { now: NOON, address: Some("192.0.2.7"), head };
-    let decoded = outline.write(&stamps, &mut |_| Ok(()))?.expect("written anew");
+    let decoded = outline.write(&|_| stamps, &mut |_| Ok(()))?.expect("written anew");
     assert_eq!(decoded.events.len(), outline.events());
     let event = |event: DecodedEvent| {
         assert!(event.sent.end <= body.len());
@@ -209,7 +209,7 @@ fn what_is_said_once_for_all_events_cannot_fill_the_memory() {
     let outline = read(&Wire::Segment(Call::Batch), body.as_bytes(), &head, 100).expect("a batch");
     let stamps = Stamps { now: NOON, address: None, head: &head };
     let mut total = 0;
-    let written = outline.write(&stamps, &mut |more| {
+    let written = outline.write(&|_| stamps, &mut |more| {
         total += more;
         if total > 20_000 { Err(Refusal::Busy) } else { Ok(()) }
     });

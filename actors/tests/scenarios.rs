@@ -153,6 +153,7 @@ fn many_more_keys_than_may_be_resident_stay_exact_within_the_bound() {
     assert!(most <= 50 + IN_FLIGHT_EVENTS, "{most} sessions were live, 50 may be, and those with events in flight");
     engine
         .wait("what is over the bound goes without further events", || engine.status.sessions_live.load(Relaxed) <= 50);
+    assert!(engine.cache.len() <= 50, "{} answers in memory, of sessions that have left it", engine.cache.len());
     let evicted = counter("keyloom_session_evictions_total lru") - evicted;
     assert!(evicted >= 3 * KEYS - 50, "{evicted} evictions; nearly every event of this pattern meets an evicted key");
     engine.wait("the pool is empty when all is committed", || engine.status.pool_bytes.load(Relaxed) == 0);
@@ -604,6 +605,28 @@ fn a_failed_table_restarts_the_partition_from_its_checkpoint() {
         engine.settle();
     }
     assert_eq!(engine.status.trouble(), None);
+}
+
+#[test]
+fn what_is_served_behind_a_restart_is_what_the_store_has() {
+    let world = World::new();
+    let lines = Lines::default();
+    let tables = vec![table("raw", lines.clone(), cut_at(10))];
+    let engine = Engine::start(&world, &Setup { tables, ..Setup::default() });
+    let cached = || engine.cache.get("user-1").map(|json| support::world::Answer::parse(&json).seq);
+    world.append([event("user-1", 1)]);
+    engine.wait("the first answer is there", || cached() == Some(1));
+    let first = engine.cache.get("user-1").expect("an answer");
+    world.append([event("user-1", 2)]);
+    engine.settle();
+    // The batch with the second answer landed, and the committer was ended before it could publish it.
+    engine.cache.publish(std::iter::once((Key::new("user-1").expect("a key"), first)));
+    assert_eq!(cached(), Some(1));
+    lines.failures.store(1, SeqCst);
+    world.append((100..200).map(|id| event(&format!("other-{}", id % 50), id)));
+    engine.wait("it started again", || world.epoch() == 2);
+    engine.settle();
+    assert!(cached().is_none_or(|seq| seq == 2), "older than what the store has: {:?}", cached());
 }
 
 #[test]

@@ -69,7 +69,7 @@ enum Wanted {
     No,
     /// It stands among those that stay as they are until the next event.
     Lasting,
-    /// It stands among those that change with time alone, unless the answer was stored when it did not.
+    /// It stands among those that change with time alone.
     Changing,
 }
 
@@ -196,25 +196,10 @@ mod tests {
     use super::{
         super::{
             Stored,
-            tests::{AT, json, set, stored},
+            tests::{AT, json, stored},
         },
         *,
     };
-
-    #[test]
-    fn what_did_not_change_with_time_when_it_was_stored_is_found_where_it_stood() {
-        let set = set();
-        assert!(set.changes("recent"));
-        let stored = stored(None, |features| {
-            features.set("recent", &5);
-            features.set("last", &"x");
-        });
-        let (mut chosen, mut out) = (Chosen::new(["recent", "last"], &set), b"{".to_vec());
-        let parts = Stored::parse(&stored).expect("an answer");
-        assert_eq!(parts.write_features(&mut out, &set, AT, Some(&mut chosen)), Some(2));
-        out.push(b'}');
-        assert_eq!(json(&out), serde_json::json!({"recent": 5, "last": "x"}));
-    }
 
     proptest! {
         #[test]

@@ -2,11 +2,12 @@
 //!
 //! Pure. Stored is JSON that any client of the store can read: the values as of the key's last event. Where some of them change
 //! with time alone (a count over the last five minutes), the answer ends with what is needed to say them again:
-//! `"decaying":{"from","to","state"}`, the place of those values in the text, in bytes, and the part of the state they depend
-//! on, base64. The feature API puts today's values in that place.
+//! `"decaying":{"from","to","set","state"}`, the place of those values in the text, in bytes, a hash of the definitions, and
+//! the part of the state they depend on, base64. The feature API puts today's values in that place.
 
 pub mod cache;
 mod chosen;
+mod edited;
 pub mod readers;
 
 use base64::{Engine, prelude::BASE64_STANDARD_NO_PAD};
@@ -16,7 +17,7 @@ use serde::Deserialize;
 use crate::{
     event::members::{self, members},
     features::{FeatureSet, FeatureState},
-    handler::Features,
+    handler::{Features, StateError},
     key::Key,
     timestamp::Timestamp,
 };
@@ -33,6 +34,9 @@ const DECAYING: &[u8] = b",\"decaying\":";
 struct Decaying<'a> {
     from: usize,
     to: usize,
+    /// [`FeatureSet::split`] of the set it was written with; older answers do not say.
+    #[serde(default)]
+    set: &'a str,
     state: &'a str,
 }
 
@@ -76,7 +80,8 @@ pub fn write(
         let mut bytes = Vec::new();
         state.encode_decaying(set, &mut bytes);
         out.extend_from_slice(DECAYING);
-        out.extend_from_slice(format!("{{\"from\":{from},\"to\":{to},\"state\":\"").as_bytes());
+        let split = set.split();
+        out.extend_from_slice(format!("{{\"from\":{from},\"to\":{to},\"set\":\"{split}\",\"state\":\"").as_bytes());
         let mut text = BASE64_STANDARD_NO_PAD.encode(&bytes);
         text.push_str("\"}");
         out.extend_from_slice(text.as_bytes());
@@ -133,6 +138,8 @@ pub struct Stored<'a> {
     /// The others, as of that event; and what it takes to say them again.
     changing: &'a [u8],
     state: Option<&'a str>,
+    /// What it was written with, where anything is changing.
+    split: &'a str,
     /// From the brace behind the features on, without what is the engine's business and the last brace.
     behind: &'a [u8],
 }
@@ -154,17 +161,22 @@ impl<'a> Stored<'a> {
         let seq = std::str::from_utf8(&digits[..digits_end]).ok()?.parse().ok()?;
         let behind_end = open.len() - (digits.len() - digits_end);
         let (features, behind) = (&open[from..to], &open[to..behind_end]);
-        let mut parts =
-            Self { event_time, seq, before: &open[..from], lasting: features, changing: &[], state: None, behind };
+        let (before, changing, state, split) = (&open[..from], &[][..], None, "");
+        let mut parts = Self { event_time, seq, before, lasting: features, changing, state, split, behind };
         if let Some(decaying) = open[behind_end..].strip_prefix(DECAYING) {
-            let Decaying { from: changing, to: end, state } = serde_json::from_slice(decaying).ok()?;
+            let Decaying { from: changing, to: end, set, state } = serde_json::from_slice(decaying).ok()?;
             if changing < from || changing > to || end != to {
                 return None;
             }
             (parts.lasting, parts.changing) = features.split_at(changing - from);
-            parts.state = Some(state);
+            (parts.state, parts.split) = (Some(state), set);
         }
         Some(parts)
+    }
+
+    /// Whether `set` splits features into lasting and changing ones as they stand here.
+    fn is_split_by(&self, set: &FeatureSet) -> bool {
+        if self.state.is_some() { self.split == set.split() } else { !set.decays() }
     }
 
     /// Appends the answer as of `at`, all but its last brace: with all features, or the `chosen` ones. What is chosen and
@@ -198,6 +210,9 @@ impl<'a> Stored<'a> {
         at: Timestamp,
         chosen: Option<&mut Chosen>,
     ) -> Option<usize> {
+        if !self.is_split_by(set) {
+            return self.write_edited(out, set, at, chosen.as_deref());
+        }
         let from = out.len();
         let Some(chosen) = chosen else {
             out.extend_from_slice(self.lasting);
@@ -223,12 +238,17 @@ impl<'a> Stored<'a> {
     ) -> Option<()> {
         let Some(state) = self.state else { return Some(()) };
         let state = BASE64_STANDARD_NO_PAD.decode(state).ok()?;
-        let mut features = if out.len() > from { Features::behind(out) } else { Features::new(out) };
-        let written = set.write_decaying_chosen(&state, at, &mut features, wanted);
-        written
-            .inspect_err(|error| tracing::error!(error = error.0, "stored features cannot be brought up to date"))
-            .ok()
+        sound(set.write_decaying_chosen(&state, at, &mut features_behind(out, from), wanted))
     }
+}
+
+/// Features behind those that were written from `from` on.
+fn features_behind(out: &mut Vec<u8>, from: usize) -> Features<'_> {
+    if out.len() > from { Features::behind(out) } else { Features::new(out) }
+}
+
+fn sound(written: Result<(), StateError>) -> Option<()> {
+    written.inspect_err(|error| tracing::error!(error = error.0, "stored features cannot be brought up to date")).ok()
 }
 
 #[cfg(test)]
@@ -252,12 +272,12 @@ mod tests {
             .expect("sound definitions")
     }
 
-    fn state(set: &FeatureSet) -> FeatureState {
+    pub(super) fn state(set: &FeatureSet) -> FeatureState {
         let record = LogRecord {
             seq: 1,
             stored: AT,
             key: None,
-            payload: Bytes::from_static(br#"{"domain_userid":"u"}"#),
+            payload: Bytes::from_static(br#"{"domain_userid":"u","cart":"x","price":2.5}"#),
             scanned: None,
             envelope: None,
         };

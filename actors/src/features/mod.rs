@@ -15,6 +15,7 @@ mod decimal;
 mod definition;
 mod derived;
 mod distinct;
+mod edited;
 mod expression;
 mod hyperloglog;
 mod interpreter;
@@ -41,6 +42,7 @@ pub use self::{
     decimal::{Decimal, SCALE_DEFAULT, SCALE_MAX},
     definition::{Definition, DefinitionProblem, FieldType, Function, Need, Settings, Window},
     distinct::{DISTINCT_DEFAULT, DISTINCT_MAX, DISTINCT_SLIDING_MAX},
+    edited::{Edited, Stood},
     expression::{EXPRESSION_BYTES_MAX, EXPRESSION_DEPTH_MAX, LIST_MAX},
     hyperloglog::{PRECISION_DEFAULT, PRECISION_MAX, PRECISION_MIN, PRECISION_SLIDING_MAX},
     recent::{K_DEFAULT, K_MAX},

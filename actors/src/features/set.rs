@@ -47,6 +47,8 @@ pub struct FeatureSet {
     pub(super) sessions_decay: bool,
     pub(super) numbers: bool,
     pub(super) expires: bool,
+    /// See [`FeatureSet::split`].
+    split: String,
 }
 
 /// Slots that take the same value.
@@ -65,6 +67,8 @@ pub(super) struct Feature {
     pub(super) ttl: Option<i64>,
     /// Whether its value changes with time alone.
     pub(super) decays: bool,
+    /// Whether it does by what its definition says, with or without a `ttl`.
+    pub(super) decays_anyway: bool,
 }
 
 /// Where the value of a feature comes from.
@@ -123,6 +127,12 @@ impl FeatureSet {
     /// Whether some value changes with time alone.
     pub fn decays(&self) -> bool {
         self.features.iter().any(|feature| feature.decays)
+    }
+
+    /// What decides which part of an answer a feature stands in, and what is kept to say it again, in short: answers that
+    /// were written with another one are read otherwise.
+    pub fn split(&self) -> &str {
+        &self.split
     }
 
     /// The hash of a feature's definition.
@@ -200,8 +210,9 @@ impl<'a> Building<'a> {
             }))
         };
         let hash = xxh3_64(canonical.as_bytes());
+        let (name, decays_anyway) = (name.to_owned(), decays);
         let decays = decays || ttl.is_some();
-        self.set.features.push(Feature { name: name.to_owned(), hash, kind, ttl, decays });
+        self.set.features.push(Feature { name, hash, kind, ttl, decays, decays_anyway });
     }
 
     /// Compiles the features that are computed from others, inputs first.
@@ -253,7 +264,8 @@ impl<'a> Building<'a> {
                 let canonical = format!("{}\n{}\n{}", function.name(), text.trim(), hashes.join(","));
                 let hash = xxh3_64(canonical.as_bytes());
                 let kind = FeatureKind::Derived(derived);
-                self.set.features.push(Feature { name: name.to_owned(), hash, kind, ttl: None, decays });
+                let (name, decays_anyway) = (name.to_owned(), false);
+                self.set.features.push(Feature { name, hash, kind, ttl: None, decays, decays_anyway });
             }
         }
         for (name, (_, _, derived)) in &open {
@@ -309,6 +321,9 @@ impl<'a> Building<'a> {
                 FeatureKind::Derived(derived) => needed.extend(derived.inputs()),
             }
         }
+        let line = |f: &Feature| format!("{}={:016x} {:?} {}", f.name, f.hash, f.ttl, f.decays);
+        let all: Vec<String> = set.features.iter().map(line).collect();
+        set.split = format!("{:016x}", xxh3_64(all.join("\n").as_bytes()));
         set
     }
 }

@@ -30,19 +30,19 @@ pub struct FeatureState {
     late: u64,
     late_session: u64,
     cut: u64,
-    session: Session,
-    slots: Box<[Held]>,
+    pub(super) session: Session,
+    pub(super) slots: Box<[Held]>,
 }
 
 #[derive(Debug, Clone)]
-struct Held {
+pub(super) struct Held {
     /// Time of the newest event that it took.
     updated: i64,
     slot: Slot,
 }
 
 impl Held {
-    fn updated(&self) -> Option<i64> {
+    pub(super) fn updated(&self) -> Option<i64> {
         (self.updated != NEVER).then_some(self.updated)
     }
 }
@@ -212,7 +212,7 @@ impl FeatureState {
         self.newest.map(Timestamp)
     }
 
-    fn reading<'s>(&'s self, set: &'s FeatureSet, at: Timestamp) -> Reading<'s> {
+    pub(super) fn reading<'s>(&'s self, set: &'s FeatureSet, at: Timestamp) -> Reading<'s> {
         let now = self.newest.map_or(at.0, |newest| newest.max(at.0));
         let as_of = AsOf { now, session: self.session.open(set.gap, now) };
         Reading { state: self, set, as_of, values: vec![None; set.features.len()] }
@@ -304,15 +304,15 @@ impl FeatureSet {
 }
 
 /// Values as of one moment; each is computed once.
-struct Reading<'s> {
+pub(super) struct Reading<'s> {
     state: &'s FeatureState,
     set: &'s FeatureSet,
     as_of: AsOf,
-    values: Vec<Option<Value>>,
+    pub(super) values: Vec<Option<Value>>,
 }
 
 impl Reading<'_> {
-    fn has_expired(&self, place: usize) -> bool {
+    pub(super) fn has_expired(&self, place: usize) -> bool {
         let feature = &self.set.features[place];
         let (Some(ttl), FeatureKind::Slot(slot)) = (feature.ttl, &feature.kind) else { return false };
         let updated = self.state.slots[*slot].updated();
@@ -320,7 +320,7 @@ impl Reading<'_> {
     }
 
     /// Computes the value at `place`, and what it is computed from. The depth is bounded when the set is compiled.
-    fn prepare(&mut self, place: usize) {
+    pub(super) fn prepare(&mut self, place: usize) {
         if self.values[place].is_some() {
             return;
         }
@@ -340,7 +340,7 @@ impl Reading<'_> {
         self.values[place] = Some(value);
     }
 
-    fn known(&self, place: usize) -> &Value {
+    pub(super) fn known(&self, place: usize) -> &Value {
         self.values[place].as_ref().unwrap_or(&Value::Null)
     }
 }

@@ -403,6 +403,8 @@ async fn grow(
     let mut claim = homes.store.claim(partition, &plan.owner).await?; // first claim, then read
     let first_epoch = *first_epoch.get_or_insert(claim.epoch);
     fault_point::reached(fault_point::CLAIMED);
+    // No batch of the tree before can land any more; one that did without being published may be newer than the cache.
+    plan.cache.forget(partition);
     let mut names = vec![RecordKey::Checkpoint(partition), RecordKey::Head(partition), RecordKey::Care(partition)];
     names.push(RecordKey::Backend(partition));
     for table in &plan.tables {

@@ -309,6 +309,7 @@ impl Actor for Shard {
             ShardMsg::Events { batch, indexes, through } => {
                 state.report();
                 let missing = state.deliver(&batch, &indexes);
+                state.args.cache.admit(state.args.partition, &missing);
                 let was_behind = state.delivered < state.args.floor;
                 state.delivered = through;
                 if was_behind && through >= state.args.floor {
@@ -460,6 +461,7 @@ impl ShardState {
                 keys.push(key);
             }
         }
+        self.args.cache.admit(self.args.partition, &keys);
         self.open_sessions(myself, keys).await;
     }
 

@@ -134,7 +134,9 @@ fn ask(body: &Value) -> Ask {
 }
 
 fn publish(sources: &Sources, key: &str, answer: Bytes) {
-    sources.cache.publish(std::iter::once((Key::new(key).expect("a key"), answer)));
+    let key = Key::new(key).expect("a key");
+    sources.cache.admit(0, std::slice::from_ref(&key));
+    sources.cache.publish(std::iter::once((key, answer)));
 }
 
 #[tokio::test]

@@ -34,6 +34,12 @@ pub(super) enum BodyError {
     Answer(#[from] axum::Error),
 }
 
+/// Whether `error`, of whoever read the body of a request, says that it did not arrive in time.
+pub fn is_late(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source())
+        .any(|error| matches!(error.downcast_ref(), Some(BodyError::Slow(_))))
+}
+
 /// The body of a request; it has arrived within a limit, or ends with an error. The time counts from when it is first
 /// waited for.
 pub(super) struct Arriving {

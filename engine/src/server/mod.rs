@@ -25,6 +25,7 @@ use tokio::{
 };
 
 pub use self::{
+    body::is_late,
     descriptors::connections_within,
     tls::{Tls, TlsError},
 };

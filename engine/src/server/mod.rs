@@ -52,7 +52,7 @@ pub struct Limits {
     pub body_timeout: Duration,
     /// A connection without a request is closed after this long.
     pub idle_timeout: Duration,
-    /// A client that reads nothing of its answer for this long is cut off.
+    /// A client that reads nothing of an answer for this long, or next to nothing, is cut off.
     pub write_timeout: Duration,
     /// Bytes of answers that wait for their readers.
     pub answer_bytes_max: usize,

@@ -98,6 +98,19 @@ impl Site {
         TcpStream::connect(self.address).await.expect("a connection")
     }
 
+    /// A connection of HTTP/2 whose client gives each answer so much room.
+    async fn line(&self, window: u32) -> hyper::client::conn::http2::SendRequest<Empty<Bytes>> {
+        let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+        builder.initial_stream_window_size(window).initial_connection_window_size(1 << 20);
+        let (sender, connection) = builder.handshake(TokioIo::new(self.connect().await)).await.expect("HTTP/2");
+        tokio::spawn(connection);
+        sender
+    }
+
+    fn request(&self, path: &str) -> Request<Empty<Bytes>> {
+        Request::get(format!("http://{}{path}", self.address)).body(Empty::new()).expect("a request")
+    }
+
     async fn until(&self, what: &str, seen: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !seen(self) {
@@ -249,6 +262,42 @@ async fn a_client_that_never_reads_is_cut_off() {
         }
     }
     assert!(total > BIG && began.elapsed() > Duration::from_secs(2), "{total} {:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn answers_without_room_at_their_client_are_cut_off_however_small() {
+    let site = Site::open(short(), None).await;
+    let mut line = site.line(0).await;
+    let mut unread = Vec::new();
+    for _ in 0..5 {
+        unread.push(line.send_request(site.request("/")).await.expect("a head").into_body());
+    }
+    site.until("they are cut off", |site| site.server.connections() == 0).await;
+    site.until("they hold nothing", |site| site.server.shared.answers.available_permits() == ANSWER_BYTES_MAX).await;
+    for body in unread {
+        assert!(body.collect().await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_read_does_not_shield_one_that_is_not() {
+    let limit = Duration::from_secs(1);
+    let site = Site::open(Limits { write_timeout: limit, header_timeout: limit, ..long() }, None).await;
+    let mut line = site.line(64 << 10).await;
+    let mut read = line.send_request(site.request("/big")).await.expect("a head").into_body();
+    let (began, mut unread, mut total) = (Instant::now(), None, 0);
+    let ended = loop {
+        match tokio::time::timeout(PATIENCE, read.frame()).await.expect("something comes") {
+            Some(Ok(frame)) => total += frame.into_data().map_or(0, |data| data.len()),
+            ended => break ended,
+        }
+        if unread.is_none() && began.elapsed() > 3 * limit {
+            unread = Some(line.send_request(site.request("/big")).await.expect("read slowly, and not cut off"));
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert!(unread.is_some() && matches!(ended, Some(Err(_))) && total < BIG, "{total} {ended:?}");
+    site.until("they hold nothing", |site| site.server.shared.answers.available_permits() == ANSWER_BYTES_MAX).await;
 }
 
 #[tokio::test]

@@ -88,10 +88,28 @@ impl OpenRequest {
     pub(super) fn new(pulse: &SharedPulse) -> Self {
         Self { number: pulse.lock().opened(), pulse: pulse.clone() }
     }
+
+    pub(super) fn stay(&self) -> Stay {
+        Stay { pulse: self.pulse.clone(), number: self.number }
+    }
 }
 
 impl Drop for OpenRequest {
     fn drop(&mut self) {
+        self.pulse.lock().ended(self.number, Instant::now());
+    }
+}
+
+/// What keeps a connection while a request is worked on: an extension of every request.
+#[derive(Clone, Debug)]
+pub struct Stay {
+    pulse: SharedPulse,
+    number: u64,
+}
+
+impl Stay {
+    /// Keeps the connection no longer on behalf of this request: without others it is idle, however long this one lasts.
+    pub fn waive(&self) {
         self.pulse.lock().ended(self.number, Instant::now());
     }
 }

@@ -104,7 +104,7 @@ impl Pulse {
         self.last
     }
 
-    /// A request is answered, or nobody waits for its answer any more.
+    /// A request is answered, or nobody waits for its answer any more, or it does not keep the connection.
     pub(super) fn ended(&mut self, number: u64, now: Instant) {
         if self.open.remove(&number) && self.open.is_empty() {
             (self.quiet_since, self.head_since) = (now, None);
@@ -174,6 +174,8 @@ mod tests {
         body_timeout: Duration::from_secs(30),
         idle_timeout: Duration::from_secs(75),
         write_timeout: Duration::from_secs(30),
+        ping_interval: Duration::from_secs(30),
+        ping_timeout: Duration::from_secs(20),
         answer_bytes_max: 1,
     };
 
@@ -253,5 +255,9 @@ mod tests {
         assert!(matches!(s.verdict(300), Verdict::Wait(_)), "the other one is still worked on");
         s.0.ended(two, s.at(300));
         assert!(s.waits(300, 375));
+        let waived = s.0.opened();
+        s.0.ended(waived, s.at(310));
+        s.0.ended(waived, s.at(380));
+        assert!(s.waits(310, 385) && s.verdict(385) == Verdict::Close, "it ends once");
     }
 }

@@ -88,7 +88,8 @@ impl Site {
                     format!("{} {}", peer.address.ip(), peer.certificate_names.join(",")).into_response()
                 }),
             )
-            .route("/held", get(hold));
+            .route("/held", get(hold.clone()))
+            .route("/waived", get(hold).route_layer(axum::middleware::from_fn(waived)));
         let server = Server::new(limits, tls);
         let address = server.listen(([127, 0, 0, 1], 0).into(), router).await.expect("a free port");
         Self { server, address, release, held }
@@ -298,6 +299,38 @@ async fn an_answer_that_is_read_does_not_shield_one_that_is_not() {
     };
     assert!(unread.is_some() && matches!(ended, Some(Err(_))) && total < BIG, "{total} {ended:?}");
     site.until("they hold nothing", |site| site.server.shared.answers.available_permits() == ANSWER_BYTES_MAX).await;
+}
+
+#[tokio::test]
+async fn a_client_that_is_gone_without_a_word_is_found_out_while_its_call_is_open() {
+    let limit = Duration::from_millis(300);
+    let site = Site::open(Limits { ping_interval: limit, ping_timeout: limit, ..long() }, None).await;
+    let mut gone = site.connect().await;
+    let hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let head = b"\0\0\x0c\x01\x05\0\0\0\x01\x82\x86\x04\x05/held\x01\x01x";
+    gone.write_all(&[&hello[..], head].concat()).await.expect("sent");
+    let mut patient = site.line(1 << 16).await;
+    let waits = tokio::spawn(patient.send_request(site.request("/held")));
+    site.until("both are held", |site| site.held.load(Ordering::Relaxed) == 2).await;
+    rest(&mut gone).await;
+    site.until("one is let go", |site| site.server.connections() == 1).await;
+    tokio::time::sleep(3 * limit).await; // the other has answered more than once
+    site.release.notify_waiters();
+    let answer = waits.await.expect("no panic").expect("answered");
+    assert_eq!(answer.into_body().collect().await.expect("whole").to_bytes(), "at last");
+}
+
+#[tokio::test]
+async fn calls_that_anybody_may_leave_open_keep_no_connection() {
+    let site = Site::open(short(), None).await;
+    let (mut one, mut other) = (site.line(1 << 16).await, site.line(1 << 16).await);
+    let waived = tokio::spawn(one.send_request(site.request("/waived")));
+    let held = tokio::spawn(other.send_request(site.request("/held")));
+    site.until("both are held", |site| site.held.load(Ordering::Relaxed) == 2).await;
+    site.until("one is let go", |site| site.server.connections() == 1).await;
+    assert!(waived.await.expect("no panic").is_err());
+    site.release.notify_waiters();
+    assert_eq!(held.await.expect("no panic").expect("answered").status(), 200);
 }
 
 #[tokio::test]

@@ -20,20 +20,12 @@ use base64::{
     Engine as _, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use super::{Denied, Role, Rules, observe, rules::Sender};
 
 /// How long browsers may remember that a page may send.
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(3600);
-/// What a page may send along: the types of bodies, and what trackers use.
-const PAGE_HEADERS: [HeaderName; 4] = [
-    header::CONTENT_TYPE,
-    header::AUTHORIZATION,
-    HeaderName::from_static("sp-anonymous"),
-    HeaderName::from_static("anonymousid"),
-];
-
 /// Base64 whose padding some trackers leave out.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
@@ -137,7 +129,9 @@ impl Gatekeeper {
             .allow_origin(AllowOrigin::predicate(known))
             .allow_credentials(true)
             .allow_methods([Method::GET, Method::POST])
-            .allow_headers(PAGE_HEADERS)
+            // Trackers have headers of their own, and more with each release. Who sends is decided by the origin.
+            .allow_headers(AllowHeaders::mirror_request())
+            .expose_headers([header::RETRY_AFTER])
             .max_age(PREFLIGHT_MAX_AGE);
         routes.layer(cors)
     }
@@ -322,6 +316,25 @@ mod tests {
             let found = Credentials::of(&head(headers).headers, None, &Rules::default());
             assert_eq!(found.origin.as_deref(), expected, "{headers:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn pages_may_send_the_headers_of_their_trackers_and_read_when_to_try_again() {
+        use tower_service::Service as _;
+        let routes = Router::new().route("/v1/events", axum::routing::post(|| async {}));
+        let mut routes = Gatekeeper::default().ingest(routes);
+        let page = ("origin", "https://shop.example");
+        for names in ["sentat,anonymousid,authorization", "content-type,x-retry-count"] {
+            let mut preflight = Request::options("/v1/events").header(page.0, page.1);
+            preflight = preflight.header("access-control-request-method", "POST");
+            let preflight = preflight.header("access-control-request-headers", names).body(Body::empty());
+            let answer = routes.call(preflight.expect("a request")).await.expect("answered");
+            assert_eq!(answer.headers()["access-control-allow-origin"], page.1);
+            assert_eq!(answer.headers()["access-control-allow-headers"], names);
+        }
+        let event = Request::post("/v1/events").header(page.0, page.1).body(Body::empty()).expect("a request");
+        let answer = routes.call(event).await.expect("answered");
+        assert_eq!(answer.headers()["access-control-expose-headers"], "retry-after");
     }
 
     #[test]

@@ -25,7 +25,7 @@ use super::{
     refusal::Refusal,
     tracker_http,
 };
-use crate::access::Peer;
+use crate::{access::Peer, server};
 
 /// The address of the front door's own format.
 pub const EVENTS_PATH: &str = "/v1/events";
@@ -93,9 +93,18 @@ async fn receive(limits: &Limits, gate: &Gate, headers: &HeaderMap, body: Body) 
         return Err(Refusal::TooLarge(limits.body_bytes_max));
     }
     let mut hold = gate.enter(0)?;
+    let slow = || Refusal::Slow(limits.body_timeout.as_secs());
     let read = read_body(body, announced.unwrap_or(0), limits.body_bytes_max, &mut hold);
-    let body = tokio::time::timeout(limits.body_timeout, read).await;
-    let body = body.map_err(|_| Refusal::Slow(limits.body_timeout.as_secs()))??;
+    let body = match tokio::time::timeout(limits.body_timeout, read).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(Unread::Refused(refusal))) => return Err(refusal),
+        // The server may be the first to lose its patience.
+        Ok(Err(Unread::Broken(error))) if server::is_late(&error) => return Err(slow()),
+        Ok(Err(Unread::Broken(_))) => {
+            return Err(Refusal::Malformed("the connection broke in the middle of the body".to_owned()));
+        }
+        Err(_) => return Err(slow()),
+    };
     Ok((body, hold))
 }
 
@@ -119,18 +128,22 @@ fn encoding(headers: &HeaderMap) -> Result<Encoding, Refusal> {
     Ok(found)
 }
 
+/// Why there is no body.
+enum Unread {
+    Refused(Refusal),
+    Broken(axum::Error),
+}
+
 /// Collects the body, asking the gate for each piece before it is kept. A body that came in one piece is not copied.
-async fn read_body(mut body: Body, announced: usize, limit: usize, hold: &mut Hold) -> Result<Bytes, Refusal> {
+async fn read_body(mut body: Body, announced: usize, limit: usize, hold: &mut Hold) -> Result<Bytes, Unread> {
     let mut first = Bytes::new();
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let frame =
-            frame.map_err(|_| Refusal::Malformed("the connection broke in the middle of the body".to_owned()))?;
-        let Ok(data) = frame.into_data() else { continue };
+        let Ok(data) = frame.map_err(Unread::Broken)?.into_data() else { continue };
         if first.len().max(whole.len()) + data.len() > limit {
-            return Err(Refusal::TooLarge(limit));
+            return Err(Unread::Refused(Refusal::TooLarge(limit)));
         }
-        hold.grow(data.len())?;
+        hold.grow(data.len()).map_err(Unread::Refused)?;
         if whole.is_empty() && first.is_empty() {
             first = data;
             continue;
@@ -353,6 +366,26 @@ mod tests {
             assert!(answer["error"].is_string() && answer["hint"].is_string(), "{answer}");
         }
         assert!(face.log.records().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_body_that_does_not_arrive_is_a_408_whoever_is_tired_of_it_first() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        for (server, door) in
+            [(100, 60_000), (60_000, 100)].map(|(s, d)| (Duration::from_millis(s), Duration::from_millis(d)))
+        {
+            let face = Face::open(Limits { body_timeout: door, ..Limits::default() }).await;
+            let limits = server::Limits { body_timeout: server, ..server::Limits::default() };
+            let server = server::Server::new(limits, None);
+            let address = server.listen(([127, 0, 0, 1], 0).into(), routes(Arc::clone(&face.door))).await;
+            let mut stream = tokio::net::TcpStream::connect(address.expect("a free port")).await.expect("a connection");
+            let head =
+                format!("POST {EVENTS_PATH} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 9\r\n\r\n{{");
+            stream.write_all(head.as_bytes()).await.expect("sent");
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.expect("answered");
+            assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("did not arrive within"), "{answer}");
+        }
     }
 
     #[tokio::test]

@@ -31,6 +31,7 @@ use crate::{
     faces,
     features::{ANSWER_BYTES_MAX, BODY_BYTES_MAX, BODY_TIMEOUT, FeatureReader, MESSAGES_BYTES_MAX},
     front_door::{FrontDoor, gate::Gate},
+    server,
 };
 
 /// Largest message to the reflection and health services, which hold a few names: no more than tonic sets aside for any call, so
@@ -92,7 +93,8 @@ pub fn reflection_routes() -> Result<Router, tonic_reflection::server::Error> {
     };
     let new = about().build_v1()?.max_decoding_message_size(NAMES_BYTES_MAX);
     let old = about().build_v1alpha()?.max_decoding_message_size(NAMES_BYTES_MAX);
-    Ok(Router::new().route_service(&path_of(&new), new).route_service(&path_of(&old), old))
+    let routes = Router::new().route_service(&path_of(&new), new).route_service(&path_of(&old), old);
+    Ok(routes.route_layer(middleware::from_fn(server::waived)))
 }
 
 /// The route of the health service, and who tells it.
@@ -102,7 +104,8 @@ pub async fn health_routes() -> (Router, HealthReporter) {
     reporter.set_serving::<FeaturesServer<FeatureCalls>>().await;
     let service = HealthService::from_health_reporter(reporter.clone());
     let server = tonic_health::pb::health_server::HealthServer::new(service).max_decoding_message_size(NAMES_BYTES_MAX);
-    (Router::new().route_service(&path_of(&server), server), reporter)
+    let routes = Router::new().route_service(&path_of(&server), server);
+    (routes.route_layer(middleware::from_fn(server::waived)), reporter)
 }
 
 /// The engine takes nothing more.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use axum::body::Body;
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -32,6 +32,12 @@ pub(super) enum BodyError {
     /// Of an answer: whoever made it failed.
     #[error(transparent)]
     Answer(#[from] axum::Error),
+}
+
+/// Whether `error`, of whoever read the body of a request, says that it did not arrive in time.
+pub fn is_late(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source())
+        .any(|error| matches!(error.downcast_ref(), Some(BodyError::Slow(_))))
 }
 
 /// The body of a request; it has arrived within a limit, or ends with an error. The time counts from when it is first
@@ -74,18 +80,37 @@ impl HttpBody for Arriving {
 /// A request that is being worked on, or whose answer is not handed over yet.
 pub(super) struct OpenRequest {
     pulse: SharedPulse,
+    /// Its number on its connection.
+    number: u64,
 }
 
 impl OpenRequest {
     pub(super) fn new(pulse: &SharedPulse) -> Self {
-        pulse.lock().opened();
-        Self { pulse: pulse.clone() }
+        Self { number: pulse.lock().opened(), pulse: pulse.clone() }
+    }
+
+    pub(super) fn stay(&self) -> Stay {
+        Stay { pulse: self.pulse.clone(), number: self.number }
     }
 }
 
 impl Drop for OpenRequest {
     fn drop(&mut self) {
-        self.pulse.lock().ended(Instant::now());
+        self.pulse.lock().ended(self.number, Instant::now());
+    }
+}
+
+/// What keeps a connection while a request is worked on: an extension of every request.
+#[derive(Clone, Debug)]
+pub struct Stay {
+    pulse: SharedPulse,
+    number: u64,
+}
+
+impl Stay {
+    /// Keeps the connection no longer on behalf of this request: without others it is idle, however long this one lasts.
+    pub fn waive(&self) {
+        self.pulse.lock().ended(self.number, Instant::now());
     }
 }
 
@@ -96,16 +121,29 @@ pub(super) struct Room {
     bytes_max: usize,
 }
 
-/// Bytes of an answer, and the room that they take until the connection has handed them over.
-struct Held {
+/// Bytes of an answer, and the room that they take until the connection has handed them over. The pulse hears of each
+/// that goes, for nobody else knows: hyper asks for the bytes of an answer before its client wants them.
+pub(super) struct Held {
     bytes: Bytes,
     room: Room,
     permit: Option<OwnedSemaphorePermit>,
+    pulse: SharedPulse,
+    /// The request that they answer.
+    number: u64,
 }
 
-impl AsRef<[u8]> for Held {
-    fn as_ref(&self) -> &[u8] {
+impl Buf for Held {
+    fn remaining(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn chunk(&self) -> &[u8] {
         &self.bytes
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+        self.pulse.lock().took(self.number, count, Instant::now());
     }
 }
 
@@ -113,6 +151,7 @@ impl Drop for Held {
     fn drop(&mut self) {
         drop(self.permit.take());
         self.room.tell();
+        self.pulse.lock().released(self.number, Instant::now());
     }
 }
 
@@ -125,12 +164,14 @@ impl Room {
         observe::answer_bytes(self.bytes_max.saturating_sub(self.free.available_permits()));
     }
 
-    /// Takes room for `bytes`, or says that there is none.
-    fn hold(&self, bytes: Bytes) -> Result<Bytes, BodyError> {
+    /// Takes room for `bytes` of the answer to `request`, or says that there is none.
+    fn hold(&self, bytes: Bytes, request: &OpenRequest) -> Result<Held, BodyError> {
         let count = u32::try_from(bytes.len()).map_err(|_| BodyError::NoRoom)?;
         let permit = Arc::clone(&self.free).try_acquire_many_owned(count).map_err(|_| BodyError::NoRoom)?;
         self.tell();
-        Ok(Bytes::from_owner(Held { bytes, room: self.clone(), permit: Some(permit) }))
+        request.pulse.lock().held(request.number, Instant::now());
+        let OpenRequest { pulse, number } = request;
+        Ok(Held { bytes, room: self.clone(), permit: Some(permit), pulse: pulse.clone(), number: *number })
     }
 
     /// Whether `bytes` would find room now.
@@ -139,48 +180,28 @@ impl Room {
     }
 }
 
-/// The body of an answer: tells the pulse whether somebody asks for it, and takes room for what is under way.
+/// The body of an answer: takes room for what is under way.
 pub(super) struct Leaving {
     inner: Body,
     room: Room,
     request: OpenRequest,
-    /// There is more, and nobody has asked for it.
-    is_offered: bool,
 }
 
 impl Leaving {
     pub(super) fn new(inner: Body, room: Room, request: OpenRequest) -> Self {
-        let is_offered = !inner.is_end_stream();
-        if is_offered {
-            request.pulse.lock().offered(Instant::now());
-        }
-        Self { inner, room, request, is_offered }
-    }
-
-    fn set_offered(&mut self, is_offered: bool) {
-        match (self.is_offered, is_offered) {
-            (true, false) => self.request.pulse.lock().asked(Instant::now()),
-            (false, true) => self.request.pulse.lock().offered(Instant::now()),
-            _ => {}
-        }
-        self.is_offered = is_offered;
+        Self { inner, room, request }
     }
 }
 
 impl HttpBody for Leaving {
-    type Data = Bytes;
+    type Data = Held;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.set_offered(false);
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Held>, BodyError>>> {
         let Some(frame) = ready!(Pin::new(&mut self.inner).poll_frame(cx)) else { return Poll::Ready(None) };
-        let frame = frame?;
-        if !self.inner.is_end_stream() {
-            self.set_offered(true);
-        }
-        Poll::Ready(Some(match frame.into_data() {
-            Ok(data) => self.room.hold(data).map(Frame::data),
-            Err(other) => Ok(other),
+        Poll::Ready(Some(match frame?.into_data() {
+            Ok(data) => self.room.hold(data, &self.request).map(Frame::data),
+            Err(other) => Ok(Frame::trailers(other.into_trailers().unwrap_or_default())), // there are no other kinds
         }))
     }
 
@@ -190,11 +211,5 @@ impl HttpBody for Leaving {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
-    }
-}
-
-impl Drop for Leaving {
-    fn drop(&mut self) {
-        self.set_offered(false);
     }
 }

@@ -90,7 +90,7 @@ where
     let room = Room::new(Arc::clone(&shared.answers), shared.limits.answer_bytes_max);
     let body_timeout = shared.limits.body_timeout;
     let router = TowerToHyperService::new(router);
-    let service = Requests { router, peer, pulse: pulse.clone(), room, body_timeout };
+    let service = Requests { router, peer, protocol, pulse: pulse.clone(), room, body_timeout };
     match protocol {
         Protocol::One => {
             let mut http = http1::Builder::new();
@@ -106,7 +106,9 @@ where
                 .max_local_error_reset_streams(ERROR_RESETS_MAX)
                 .initial_stream_window_size(STREAM_WINDOW_BYTES)
                 .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-                .max_send_buf_size(SEND_BUFFER_BYTES);
+                .max_send_buf_size(SEND_BUFFER_BYTES)
+                .keep_alive_interval(shared.limits.ping_interval)
+                .keep_alive_timeout(shared.limits.ping_timeout);
             drive(http.serve_connection(stream, service), &pulse, shared).await;
         }
     }
@@ -169,6 +171,7 @@ async fn drive<C: GracefulConnection>(connection: C, pulse: &SharedPulse, shared
 struct Requests {
     router: TowerToHyperService<Router>,
     peer: Peer,
+    protocol: Protocol,
     pulse: SharedPulse,
     room: Room,
     body_timeout: std::time::Duration,
@@ -183,7 +186,10 @@ impl Service<Request<Incoming>> for Requests {
         let open = OpenRequest::new(&self.pulse);
         let (mut head, body) = request.into_parts();
         head.extensions.insert(self.peer.clone());
-        let limit = (!is_grpc(&head.headers)).then_some(self.body_timeout);
+        head.extensions.insert(open.stay());
+        // On HTTP/1 there is no gRPC, whatever a request says.
+        let is_call = self.protocol == Protocol::Two && is_grpc(&head.headers);
+        let limit = (!is_call).then_some(self.body_timeout);
         let body = if body.is_end_stream() { Body::empty() } else { Body::new(Arriving::new(body, limit)) };
         let answer = self.router.call(Request::from_parts(head, body));
         let room = self.room.clone();

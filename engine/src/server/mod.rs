@@ -18,13 +18,14 @@ mod tests;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Router, extract::Request, middleware::Next, response::Response};
 use tokio::{
     net::{TcpListener, TcpSocket},
     sync::{Semaphore, watch},
 };
 
 pub use self::{
+    body::{Stay, is_late},
     descriptors::connections_within,
     tls::{Tls, TlsError},
 };
@@ -35,6 +36,11 @@ pub const STREAMS_MAX: u32 = 128;
 pub const HEAD_BYTES_MAX: usize = 16 << 10;
 /// Bytes of answers that wait for their readers, over all connections: beyond it, answers are refused.
 pub const ANSWER_BYTES_MAX: usize = 256 << 20;
+
+/// After so long without a frame from an HTTP/2 client it is asked whether it is still there ...
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// ... and has so long to say so.
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Connections that wait to be taken, as far as the system allows: beyond it, clients wait a second before they try again.
 const BACKLOG: u32 = 4096;
@@ -51,8 +57,12 @@ pub struct Limits {
     pub body_timeout: Duration,
     /// A connection without a request is closed after this long.
     pub idle_timeout: Duration,
-    /// A client that reads nothing of its answer for this long is cut off.
+    /// A client that reads nothing of an answer for this long, or next to nothing, is cut off.
     pub write_timeout: Duration,
+    /// How long an HTTP/2 client may be silent before it is asked whether it is still there; calls may pause for ever.
+    pub ping_interval: Duration,
+    /// How long it may take to say so. That it does keeps no connection that nobody uses.
+    pub ping_timeout: Duration,
     /// Bytes of answers that wait for their readers.
     pub answer_bytes_max: usize,
 }
@@ -65,6 +75,8 @@ impl Default for Limits {
             body_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(75),
             write_timeout: Duration::from_secs(30),
+            ping_interval: PING_INTERVAL,
+            ping_timeout: PING_TIMEOUT,
             answer_bytes_max: ANSWER_BYTES_MAX,
         }
     }
@@ -139,9 +151,20 @@ impl Server {
     }
 }
 
+/// For routes that anybody may call and whose calls may last: such a call keeps no connection, which without other
+/// requests is idle. For the client alone decides when the call ends.
+pub async fn waived(request: Request, next: Next) -> Response {
+    if let Some(stay) = request.extensions().get::<Stay>() {
+        stay.waive();
+    }
+    next.run(request).await
+}
+
 fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?; // after a restart, connections of the last run may still be known to the system
+    // Its connections inherit it: clients of HTTP/1 that are gone without a word are found out by the system, in its time.
+    socket.set_keepalive(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }

@@ -88,7 +88,8 @@ impl Site {
                     format!("{} {}", peer.address.ip(), peer.certificate_names.join(",")).into_response()
                 }),
             )
-            .route("/held", get(hold));
+            .route("/held", get(hold.clone()))
+            .route("/waived", get(hold).route_layer(axum::middleware::from_fn(waived)));
         let server = Server::new(limits, tls);
         let address = server.listen(([127, 0, 0, 1], 0).into(), router).await.expect("a free port");
         Self { server, address, release, held }
@@ -96,6 +97,19 @@ impl Site {
 
     async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.expect("a connection")
+    }
+
+    /// A connection of HTTP/2 whose client gives each answer so much room.
+    async fn line(&self, window: u32) -> hyper::client::conn::http2::SendRequest<Empty<Bytes>> {
+        let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+        builder.initial_stream_window_size(window).initial_connection_window_size(1 << 20);
+        let (sender, connection) = builder.handshake(TokioIo::new(self.connect().await)).await.expect("HTTP/2");
+        tokio::spawn(connection);
+        sender
+    }
+
+    fn request(&self, path: &str) -> Request<Empty<Bytes>> {
+        Request::get(format!("http://{}{path}", self.address)).body(Empty::new()).expect("a request")
     }
 
     async fn until(&self, what: &str, seen: impl Fn(&Self) -> bool) {
@@ -249,6 +263,74 @@ async fn a_client_that_never_reads_is_cut_off() {
         }
     }
     assert!(total > BIG && began.elapsed() > Duration::from_secs(2), "{total} {:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn answers_without_room_at_their_client_are_cut_off_however_small() {
+    let site = Site::open(short(), None).await;
+    let mut line = site.line(0).await;
+    let mut unread = Vec::new();
+    for _ in 0..5 {
+        unread.push(line.send_request(site.request("/")).await.expect("a head").into_body());
+    }
+    site.until("they are cut off", |site| site.server.connections() == 0).await;
+    site.until("they hold nothing", |site| site.server.shared.answers.available_permits() == ANSWER_BYTES_MAX).await;
+    for body in unread {
+        assert!(body.collect().await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_read_does_not_shield_one_that_is_not() {
+    let limit = Duration::from_secs(1);
+    let site = Site::open(Limits { write_timeout: limit, header_timeout: limit, ..long() }, None).await;
+    let mut line = site.line(64 << 10).await;
+    let mut read = line.send_request(site.request("/big")).await.expect("a head").into_body();
+    let (began, mut unread, mut total) = (Instant::now(), None, 0);
+    let ended = loop {
+        match tokio::time::timeout(PATIENCE, read.frame()).await.expect("something comes") {
+            Some(Ok(frame)) => total += frame.into_data().map_or(0, |data| data.len()),
+            ended => break ended,
+        }
+        if unread.is_none() && began.elapsed() > 3 * limit {
+            unread = Some(line.send_request(site.request("/big")).await.expect("read slowly, and not cut off"));
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert!(unread.is_some() && matches!(ended, Some(Err(_))) && total < BIG, "{total} {ended:?}");
+    site.until("they hold nothing", |site| site.server.shared.answers.available_permits() == ANSWER_BYTES_MAX).await;
+}
+
+#[tokio::test]
+async fn a_client_that_is_gone_without_a_word_is_found_out_while_its_call_is_open() {
+    let limit = Duration::from_millis(300);
+    let site = Site::open(Limits { ping_interval: limit, ping_timeout: limit, ..long() }, None).await;
+    let mut gone = site.connect().await;
+    let hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let head = b"\0\0\x0c\x01\x05\0\0\0\x01\x82\x86\x04\x05/held\x01\x01x";
+    gone.write_all(&[&hello[..], head].concat()).await.expect("sent");
+    let mut patient = site.line(1 << 16).await;
+    let waits = tokio::spawn(patient.send_request(site.request("/held")));
+    site.until("both are held", |site| site.held.load(Ordering::Relaxed) == 2).await;
+    rest(&mut gone).await;
+    site.until("one is let go", |site| site.server.connections() == 1).await;
+    tokio::time::sleep(3 * limit).await; // the other has answered more than once
+    site.release.notify_waiters();
+    let answer = waits.await.expect("no panic").expect("answered");
+    assert_eq!(answer.into_body().collect().await.expect("whole").to_bytes(), "at last");
+}
+
+#[tokio::test]
+async fn calls_that_anybody_may_leave_open_keep_no_connection() {
+    let site = Site::open(short(), None).await;
+    let (mut one, mut other) = (site.line(1 << 16).await, site.line(1 << 16).await);
+    let waived = tokio::spawn(one.send_request(site.request("/waived")));
+    let held = tokio::spawn(other.send_request(site.request("/held")));
+    site.until("both are held", |site| site.held.load(Ordering::Relaxed) == 2).await;
+    site.until("one is let go", |site| site.server.connections() == 1).await;
+    assert!(waived.await.expect("no panic").is_err());
+    site.release.notify_waiters();
+    assert_eq!(held.await.expect("no panic").expect("answered").status(), 200);
 }
 
 #[tokio::test]

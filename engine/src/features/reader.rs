@@ -18,7 +18,7 @@ use keyloom_actors::{
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::{AT_ONCE_MAX, Ask, Refusal, text::Progress};
+use super::{AT_ONCE_MAX, Ask, MinSeq, Refusal, text::Progress};
 use crate::faces::observe;
 
 /// What answers are read from.
@@ -50,6 +50,15 @@ pub struct Found {
     pub partition: u32,
     /// It may not show all that it was asked to.
     pub behind: bool,
+    /// Everything up to this sequence was published in its partition before its answer was looked for.
+    published: u64,
+}
+
+impl Found {
+    /// Whether everything up to `seq` is known to be shown.
+    fn shows(&self, seq: u64) -> bool {
+        seq <= self.published || self.stored.as_deref().and_then(Stored::parse).is_some_and(|stored| stored.seq >= seq)
+    }
 }
 
 impl FeatureReader {
@@ -91,11 +100,11 @@ impl FeatureReader {
         let found =
             |key: &Key| Found { partition: partition_of(key.as_str().as_bytes(), partitions), ..Found::default() };
         let mut all: Vec<Found> = ask.keys.iter().map(found).collect();
-        self.fetch(&ask.keys, &mut all, |_| true).await?;
+        self.fetch(ask, &mut all, |_| true).await?;
         let mut late: Vec<(usize, u64)> = Vec::new();
         for (place, found) in all.iter_mut().enumerate() {
             let seq = ask.min_seq.of(found.partition);
-            found.behind = !self.shows(found, seq);
+            found.behind = !found.shows(seq);
             if found.behind {
                 late.push((place, seq));
             }
@@ -116,14 +125,14 @@ impl FeatureReader {
         let waits: Vec<_> = if ask.wait.is_zero() { Vec::new() } else { late.iter().map(wait).collect() };
         let is_full = waits.iter().any(Option::is_none);
         // Only now that we would be told: what was published in between counts.
-        self.fetch_behind(&ask.keys, all).await?;
+        self.fetch_behind(ask, all).await?;
         let told: Vec<_> = if waits.is_empty() {
             vec![false; late.len()]
         } else {
             let deadline = tokio::time::Instant::now() + ask.wait;
             let all: &[Found] = all;
             let told = late.iter().zip(waits).map(|((place, seq), waits)| async move {
-                if self.shows(&all[*place], *seq) {
+                if all[*place].shows(*seq) {
                     return true;
                 }
                 let Some(waits) = waits else { return false };
@@ -131,9 +140,9 @@ impl FeatureReader {
             });
             join_all(told).await
         };
-        self.fetch_behind(&ask.keys, all).await?;
+        self.fetch_behind(ask, all).await?;
         for ((place, seq), told) in late.drain(..).zip(told) {
-            all[place].behind = !told && !self.shows(&all[place], seq);
+            all[place].behind = !told && !all[place].shows(seq);
         }
         let outcome = match all.iter().any(|found| found.behind) {
             false => "shown",
@@ -144,20 +153,19 @@ impl FeatureReader {
         Ok(())
     }
 
-    /// Whether everything up to `seq` is known to be shown.
-    fn shows(&self, found: &Found, seq: u64) -> bool {
-        if seq == 0 || self.status(found.partition).is_some_and(|status| status.published() >= seq) {
-            return true;
-        }
-        found.stored.as_deref().and_then(Stored::parse).is_some_and(|stored| stored.seq >= seq)
-    }
-
-    async fn fetch_behind(&self, keys: &[Key], all: &mut [Found]) -> Result<(), Refusal> {
-        self.fetch(keys, all, |found| found.behind).await
+    async fn fetch_behind(&self, ask: &Ask, all: &mut [Found]) -> Result<(), Refusal> {
+        self.fetch(ask, all, |found| found.behind).await
     }
 
     /// Finds the answers of those keys that are `wanted`.
-    async fn fetch(&self, keys: &[Key], all: &mut [Found], wanted: impl Fn(&Found) -> bool) -> Result<(), Refusal> {
+    async fn fetch(&self, ask: &Ask, all: &mut [Found], wanted: impl Fn(&Found) -> bool) -> Result<(), Refusal> {
+        let keys = &ask.keys;
+        if ask.min_seq != MinSeq::Any {
+            // Before anything is read: what is published from now on may be missing in what is read.
+            for found in all.iter_mut().filter(|found| wanted(found)) {
+                found.published = self.status(found.partition).map_or(0, Status::published);
+            }
+        }
         let mut missing = Vec::new();
         for (place, found) in all.iter_mut().enumerate().filter(|(_, found)| wanted(found)) {
             match self.sources.cache.get(keys[place].as_str()) {

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -53,7 +53,11 @@ pub(crate) struct Shelf {
     pub(crate) away: AtomicBool,
     /// Keys of each question so far.
     pub(crate) asked: Mutex<Vec<usize>>,
+    /// What happens while a question is answered, with what was there before: the how many-th, and what.
+    pub(crate) meanwhile: Mutex<Option<(usize, Meanwhile)>>,
 }
+
+type Meanwhile = Box<dyn Fn(&Shelf) + Send>;
 
 impl Shelf {
     pub(crate) fn put(&self, key: &str, answer: Bytes) {
@@ -72,9 +76,20 @@ impl Store for Shelf {
         if self.away.load(Ordering::Relaxed) {
             return Err(StoreError::Unavailable("away".to_owned()));
         }
-        self.asked.lock().expect("no test panics with it").push(keys.len());
-        let answers = self.answers.lock().expect("no test panics with it");
-        Ok(keys.iter().map(|key| answers.get(key).cloned()).collect())
+        let asked = {
+            let mut asked = self.asked.lock().expect("no test panics with it");
+            asked.push(keys.len());
+            asked.len()
+        };
+        let found = {
+            let answers = self.answers.lock().expect("no test panics with it");
+            keys.iter().map(|key| answers.get(key).cloned()).collect()
+        };
+        match &*self.meanwhile.lock().expect("no test panics with it") {
+            Some((at, happens)) if *at == asked => happens(self),
+            _ => {}
+        }
+        Ok(found)
     }
 
     async fn commit(&self, claim: &mut Claim, _: Bytes, _: Vec<StoreEntry>, _: bool) -> Result<(), StoreError> {
@@ -103,20 +118,20 @@ impl Store for Shelf {
 }
 
 /// A reader of one partition that runs, with its sources.
-pub(crate) fn reader() -> (std::sync::Arc<FeatureReader>, Sources, std::sync::Arc<Shelf>) {
+pub(crate) fn reader() -> (Arc<FeatureReader>, Sources, Arc<Shelf>) {
     let mut registry = Registry::default();
     registry.add::<SessionFeatures>("session-features");
     let factory = registry.build("session-features", serde_json::json!({}), set().into()).expect("it ships");
-    let shelf = std::sync::Arc::new(Shelf::default());
+    let shelf = Arc::new(Shelf::default());
     let status = keyloom_actors::partition::status::Status::default();
     status.running.store(true, Ordering::Relaxed);
     let sources = Sources {
         statuses: vec![status.into()],
-        cache: std::sync::Arc::new(keyloom_actors::answer::cache::FeatureCache::new(100)),
-        store: std::sync::Arc::<Shelf>::clone(&shelf),
+        cache: Arc::new(keyloom_actors::answer::cache::FeatureCache::new(100)),
+        store: Arc::<Shelf>::clone(&shelf),
         factory,
     };
-    (std::sync::Arc::new(FeatureReader::new(sources.clone())), sources, shelf)
+    (Arc::new(FeatureReader::new(sources.clone())), sources, shelf)
 }
 
 async fn page(reader: &FeatureReader, ask: &Ask) -> Value {
@@ -219,9 +234,25 @@ async fn a_reader_sees_what_it_wrote_or_is_told_that_it_does_not() {
     let (page_of, ()) = tokio::join!(async { page(&reader, &ask(9, "10s")).await }, told);
     assert_eq!((&page_of["statuses"][0], &page_of["results"][0]["behind"]), (&"found".into(), &Value::Null));
     // A checkpoint has passed it; and another one has not.
-    status.owed_from.store(u64::MAX, Ordering::Relaxed);
-    status.cut.store(20, Ordering::Relaxed);
+    status.committed(20, u64::MAX);
     assert_eq!(page(&reader, &ask(20, "0s")).await["statuses"][0], "found");
     let page_of = page(&reader, &ask(21, "0s")).await;
     assert_eq!((&page_of["statuses"][0], &page_of["results"][0]["behind"]), (&"behind".into(), &true.into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_published_while_an_answer_is_fetched_is_not_said_to_be_in_it() {
+    // Whenever it happens, before the wait or behind it: at the first look, at the second one, ...
+    for (at, wait) in (1..=3).flat_map(|at| [(at, "0s"), (at, "50ms")]) {
+        let (reader, sources, shelf) = reader();
+        let status = Arc::clone(&sources.statuses[0]);
+        let publishes = move |shelf: &Shelf| {
+            shelf.put("u", stored("u", &set(), |_| {}));
+            status.committed(7, u64::MAX);
+        };
+        *shelf.meanwhile.lock().expect("no panic") = Some((at, Box::new(publishes)));
+        let page = page(&reader, &ask(&serde_json::json!({"keys": ["u"], "min_seq": {"0": 7}, "wait": wait}))).await;
+        let (status, seq) = (&page["statuses"][0], &page["results"][0]["seq"]);
+        assert!(*status == "behind" || *seq == 7, "look {at}, wait {wait}: {page}");
+    }
 }

@@ -135,13 +135,22 @@ pub(crate) fn reader() -> (Arc<FeatureReader>, Sources, Arc<Shelf>) {
 }
 
 async fn page(reader: &FeatureReader, ask: &Ask) -> Value {
-    let all = reader.read(ask).await.expect("answers");
-    let mut page = Page::new(reader.declared(), reader.now(), ask.features.as_deref());
-    let (text, statuses) = page.many(&all, |p| reader.progress(p)).await.expect("it fits");
+    tried(reader, ask).await.expect("answers")
+}
+
+async fn tried(reader: &FeatureReader, ask: &Ask) -> Result<Value, Refusal> {
+    let mut reading = reader.read(ask).await?;
+    let page = Page::new(reader.declared(), reader.now(), ask.features.as_deref());
+    let (mut many, mut turn) = (Many::new(page, ask.keys.len()), turn::Turn::new());
+    while let Some(some) = reading.next().await {
+        many.add(some, |p| reader.progress(p), &mut turn).await.expect("it fits");
+    }
+    let (text, statuses) = many.end();
+    reading.end()?;
     let page: Value = serde_json::from_slice(&text).expect("JSON");
     let names: Vec<_> = statuses.iter().map(|status| status.name()).collect();
     assert_eq!(page["statuses"], serde_json::json!(names));
-    page
+    Ok(page)
 }
 
 fn ask(body: &Value) -> Ask {
@@ -184,8 +193,17 @@ async fn a_store_that_is_away_leaves_what_is_in_memory_and_says_that_it_is_old()
     sources.statuses[0].set_trouble(Some("the store does not take writes".to_owned()));
     let answer = page(&reader, &ask(&serde_json::json!({"keys": ["resident"]}))).await;
     assert_eq!(answer["results"][0]["stale"], true, "{answer}");
-    let refusal = reader.read(&ask(&serde_json::json!({"keys": ["resident", "other"]}))).await.expect_err("away");
-    assert_eq!(refusal.code(), 503);
+    // One that is not in memory takes nothing from the others; when there are no others there is no answer.
+    let cold: Vec<_> = (0..2 * KEYS_AT_A_TIME).map(|n| n.to_string()).collect();
+    let keys = [vec!["other".to_owned(), "resident".to_owned()], cold].concat();
+    let answer = page(&reader, &ask(&serde_json::json!({"keys": keys}))).await;
+    assert_eq!((&answer["statuses"][0], &answer["results"][0]), (&"unavailable".into(), &Value::Null));
+    assert_eq!((&answer["statuses"][1], &answer["results"][1]["key"]), (&"found".into(), &"resident".into()));
+    assert_eq!(answer["statuses"][2 * KEYS_AT_A_TIME], "unavailable");
+    for keys in [vec!["other"], vec!["other", "another"]] {
+        let refusal = tried(&reader, &ask(&serde_json::json!({"keys": keys}))).await.expect_err("away");
+        assert_eq!(refusal.code(), 503);
+    }
     sources.statuses[0].set_trouble(None);
     for (flag, stale) in [(&sources.statuses[0].log_away, true), (&sources.statuses[0].running, false)] {
         flag.store(stale, Ordering::Relaxed);
@@ -255,4 +273,48 @@ async fn what_is_published_while_an_answer_is_fetched_is_not_said_to_be_in_it() 
         let (status, seq) = (&page["statuses"][0], &page["results"][0]["seq"]);
         assert!(*status == "behind" || *seq == 7, "look {at}, wait {wait}: {page}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn readers_who_wait_leave_their_room_to_others_and_few_places_are_one_requests() {
+    let (reader, sources, _) = reader();
+    let status = &sources.statuses[0];
+    let waiting = |keys: Vec<String>, seq: u64| {
+        let (reader, ask) =
+            (Arc::clone(&reader), ask(&serde_json::json!({"keys": keys, "min_seq": {"0": seq}, "wait": "10s"})));
+        tokio::spawn(async move { page(&reader, &ask).await })
+    };
+    let mut waits: Vec<_> = (0..AT_ONCE_MAX).map(|n| waiting(vec![format!("a{n}"), format!("b{n}")], 7)).collect();
+    // A thousand keys, and a sequence that the log is far from having.
+    waits.push(waiting((0..KEYS_MAX).map(|n| n.to_string()).collect(), 7));
+    waits.push(waiting(vec!["far".to_owned(), "away".to_owned()], u64::MAX));
+    let places = 2 * AT_ONCE_MAX + WAITS_AT_ONCE_MAX;
+    while status.readers.asked(u64::MAX).len() < places {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(status.readers.asked(u64::MAX).len(), places);
+    let others = page(&reader, &ask(&serde_json::json!({"keys": ["x", "y"]}))).await;
+    assert_eq!(others["statuses"], serde_json::json!(["unknown", "unknown"]));
+    // All of them are answered, and those that saw nothing say so.
+    for wait in waits {
+        let page = wait.await.expect("no panic");
+        assert!(page["statuses"].as_array().expect("statuses").iter().all(|status| status == "behind"), "{page}");
+    }
+    assert!(status.readers.asked(u64::MAX).is_empty());
+}
+
+#[tokio::test]
+async fn many_keys_are_held_and_looked_up_some_at_a_time() {
+    let (reader, _, shelf) = reader();
+    let keys: Vec<_> = (0..KEYS_MAX).map(|n| format!("k{n}")).collect();
+    keys.iter().for_each(|key| shelf.put(key, stored(key, &set(), |_| {})));
+    let page = page(&reader, &ask(&serde_json::json!({"keys": keys}))).await;
+    for (key, answer) in keys.iter().zip(page["results"].as_array().expect("a list")) {
+        assert_eq!(&answer["key"], key.as_str());
+    }
+    let asked = shelf.asked.lock().expect("no panic");
+    assert_eq!((asked.iter().sum::<usize>(), asked.iter().max()), (KEYS_MAX, Some(&KEYS_AT_A_TIME)));
 }

@@ -119,7 +119,12 @@ fn encoding(headers: &HeaderMap) -> Result<Encoding, Refusal> {
 }
 
 /// Collects the body, asking the gate for each piece before it is kept. A body that came in one piece is not copied.
-async fn read_body(mut body: Body, announced: usize, limit: usize, hold: &mut Hold) -> Result<Bytes, Refusal> {
+pub(crate) async fn read_body(
+    mut body: Body,
+    announced: usize,
+    limit: usize,
+    hold: &mut Hold,
+) -> Result<Bytes, Refusal> {
     let mut first = Bytes::new();
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {

@@ -476,8 +476,7 @@ impl CommitterState {
         }
         let status = &self.args.status;
         blocks.ends().for_each(|(table, end)| status.set_outbox_end(table, end));
-        status.owed_from.store(owed_from.unwrap_or(u64::MAX), std::sync::atomic::Ordering::Relaxed);
-        status.cut.store(cut.last, std::sync::atomic::Ordering::Relaxed);
+        status.committed(cut.last, owed_from.unwrap_or(u64::MAX));
         status.checkpoint_at.store(self.args.clock.now().0, std::sync::atomic::Ordering::Relaxed);
         self.checkpoint_ended = Instant::now();
         observe::checkpoint(self.checkpoint_began.elapsed().as_secs_f64());

@@ -471,9 +471,9 @@ async fn grow(
     };
     let care = take_care(plan, &mut claim, &head, care.as_ref(), &start).await?;
     let verdicts = Arc::new(care.verdicts());
-    status.start_from(&checkpoint.counters, checkpoint.cut);
+    let owed_from = if checkpoint.lagging.is_empty() { u64::MAX } else { 1 };
+    status.start_from(&checkpoint.counters, checkpoint.cut, owed_from);
     status.clock.store(checkpoint.clock.0, Ordering::Relaxed);
-    status.owed_from.store(if checkpoint.lagging.is_empty() { u64::MAX } else { 1 }, Ordering::Relaxed);
     status.checkpoint_at.store(plan.clock.now().0, Ordering::Relaxed);
     status.log_last.store(info.last_seq, Ordering::Relaxed);
     let for_sessions = (plan.resident_max as u64).saturating_mul(IN_FLIGHT_BYTES_PER_SESSION).max(IN_FLIGHT_BYTES_MIN);

@@ -32,7 +32,7 @@ pub struct Status {
     base: Mutex<Counters>,
     /// Last sequence handed to the shards.
     pub routed: AtomicU64,
-    /// Cut of the last committed checkpoint.
+    /// Cut of the last committed checkpoint; set by [`Status::committed`].
     pub cut: AtomicU64,
     /// Newest sequence known to be in the log.
     pub log_last: AtomicU64,
@@ -104,8 +104,8 @@ struct Outbox {
 }
 
 impl Status {
-    /// Starts from a checkpoint.
-    pub fn start_from(&self, base: &Counters, cut: u64) {
+    /// Starts from a checkpoint; `owed_from` as in [`Status::committed`].
+    pub fn start_from(&self, base: &Counters, cut: u64, owed_from: u64) {
         for live in [&self.applied, &self.duplicate].into_iter().chain(&self.dead) {
             live.store(0, Ordering::Relaxed);
         }
@@ -114,9 +114,16 @@ impl Status {
         self.pool_bytes.store(0, Ordering::Relaxed);
         self.parked.store(0, Ordering::Relaxed);
         self.rows_bytes.store(0, Ordering::Relaxed);
-        self.cut.store(cut, Ordering::Relaxed);
+        self.committed(cut, owed_from);
         self.routed.store(cut, Ordering::Relaxed);
         *lock(&self.base) = base.clone();
+    }
+
+    /// A checkpoint counts, and all that it publishes is published: up to `cut`, except what is owed, from `owed_from` on.
+    pub fn committed(&self, cut: u64, owed_from: u64) {
+        // In this order, see `published`: who sees the cut must know what it leaves out.
+        self.owed_from.store(owed_from, Ordering::Release);
+        self.cut.store(cut, Ordering::Release);
     }
 
     /// Events ended.
@@ -218,10 +225,12 @@ impl Status {
     }
 
     /// Everything up to this sequence is published, whatever its key: a checkpoint publishes what it covers before its end.
-    /// A lower bound that costs two loads; for more, ask for a key with [`Readers::wait`].
+    /// A lower bound that costs two loads; for more, ask for a key with [`Readers::wait`]. What is read of a key **after** this
+    /// shows it; what was read before may not.
     pub fn published(&self) -> u64 {
-        let owed_from = self.owed_from.load(Ordering::Relaxed);
-        self.cut.load(Ordering::Relaxed).min(owed_from.saturating_sub(1))
+        // With what a later checkpoint owes, an older cut is still right; with what an earlier one owed, a newer cut is not.
+        let cut = self.cut.load(Ordering::Acquire);
+        cut.min(self.owed_from.load(Ordering::Acquire).saturating_sub(1))
     }
 
     /// When the last routed event was stored.

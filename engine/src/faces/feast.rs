@@ -17,12 +17,14 @@ use super::{
     features::{body_of, refused},
     json, observe,
 };
-use crate::features::{Ask, FeatureReader, Refusal, Status, feast::Question};
+use crate::features::{
+    ANSWER_BYTES_MAX, Ask, FeatureReader, Refusal, Status,
+    feast::{Line, Question},
+    turn::Turn,
+};
 
 /// Where Feast asks.
 pub const FEAST_PATH: &str = "/get-online-features";
-/// Rows that are read before others get their turn.
-const ROWS_AT_A_TIME: usize = 64;
 
 /// The route.
 pub fn routes(reader: Arc<FeatureReader>) -> Router {
@@ -37,25 +39,45 @@ async fn answer(State(reader): State<Arc<FeatureReader>>, request: Request) -> R
 }
 
 async fn find(reader: &FeatureReader, request: Request) -> Result<Response, Refusal> {
-    let question = Question::from_body(&body_of(request).await?)?;
-    let _room = reader.room()?;
-    let keys = question.keys.iter().flatten().cloned().collect();
-    let mut all = reader.read(&Ask { keys, ..Ask::default() }).await?.into_iter();
-    let (set, at) = (reader.declared(), reader.now());
+    let (body, _hold) = body_of(reader, request).await?;
+    let question = Question::from_body(&body)?;
+    let ask = Ask { keys: question.keys.iter().flatten().cloned().collect(), ..Ask::default() };
+    let mut reading = reader.read(&ask).await?;
+    let (set, at, mut turn) = (reader.declared(), reader.now(), Turn::new());
     let mut chosen = question.chosen(set);
-    let (mut rows, mut statuses) = (Vec::with_capacity(question.keys.len()), Vec::with_capacity(question.keys.len()));
-    for (place, key) in question.keys.iter().enumerate() {
-        let stored = key.as_ref().and_then(|_| all.next()).and_then(|found| found.stored);
-        let row = stored.as_deref().map(|stored| {
-            let unreadable = || Refusal::Unreadable(format!("entity {place}"));
-            question.row(stored, set, at, &mut chosen).ok_or_else(unreadable)
-        });
-        statuses.push(if row.is_some() { Status::Found } else { Status::Unknown });
-        rows.push(row.transpose()?);
-        if place % ROWS_AT_A_TIME == ROWS_AT_A_TIME - 1 {
-            tokio::task::yield_now().await;
+    let (mut lines, mut statuses) = (Vec::with_capacity(question.keys.len()), Vec::with_capacity(question.keys.len()));
+    let mut bytes = 0;
+    // What can be no key has a line, too, and stands between those that were asked for.
+    let mut asked = question.keys.iter();
+    let mut nobody = |lines: &mut Vec<Line>, statuses: &mut Vec<Status>| {
+        for _ in asked.by_ref().take_while(|key| key.is_none()) {
+            lines.push(Line::Unknown);
+            statuses.push(Status::Unknown);
+        }
+    };
+    while let Some(some) = reading.next().await {
+        for found in some {
+            nobody(&mut lines, &mut statuses); // and past the key that was found
+            let (line, status) = match &found.stored {
+                Some(stored) => match question.row(stored, set, at, &mut chosen) {
+                    Some(row) => (Line::Row(row), Status::Found),
+                    None => (Line::Invalid, Status::Unreadable),
+                },
+                None if found.unavailable => (Line::Invalid, Status::Unavailable),
+                None => (Line::Unknown, Status::Unknown),
+            };
+            bytes += line.bytes();
+            if bytes > ANSWER_BYTES_MAX {
+                return Err(Refusal::AnswerTooLarge);
+            }
+            lines.push(line);
+            statuses.push(status);
+            turn.pause().await;
         }
     }
+    nobody(&mut lines, &mut statuses);
+    let text = question.answer(&lines, &mut turn).await?;
     observe::feature_keys(&statuses);
-    Ok(json(StatusCode::OK, question.answer(&rows)?))
+    reading.end()?;
+    Ok(json(StatusCode::OK, text))
 }

@@ -7,16 +7,19 @@ use std::{sync::Arc, time::Instant};
 
 use axum::{
     Router,
+    body::HttpBody as _,
     extract::{Path, RawQuery, Request, State, rejection::PathRejection},
     http::{HeaderValue, StatusCode, header},
     response::Response,
     routing::get,
 };
 use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use super::{json, observe, problem};
-use crate::features::{Ask, BODY_BYTES_MAX, BODY_TIMEOUT, FeatureReader, Page, Refusal, Status};
+use crate::{
+    features::{Ask, BODY_BYTES_MAX, BODY_TIMEOUT, FeatureReader, Many, Page, Refusal, Status, turn::Turn},
+    front_door::{self, gate::Hold},
+};
 
 /// The address of features.
 pub const FEATURES_PATH: &str = "/v1/features";
@@ -46,15 +49,17 @@ async fn one(
 }
 
 async fn answer_one(reader: &FeatureReader, ask: &Ask) -> Result<Response, Refusal> {
-    let all = reader.read(ask).await?;
+    let mut reading = reader.read(ask).await?;
+    let found = reading.next().await.and_then(|some| some.first().cloned()).unwrap_or_default();
     let mut page = Page::new(reader.declared(), reader.now(), ask.features.as_deref());
-    let (mut out, found) = (Vec::with_capacity(4 << 10), all.into_iter().next().unwrap_or_default());
+    let mut out = Vec::with_capacity(4 << 10);
     let status = page.answer(&mut out, &found, || reader.progress(found.partition));
     observe::feature_keys(&[status]);
+    reading.end()?;
     let unknown = "no event of this key was processed yet";
     match status {
         Status::Unreadable => Err(Refusal::Unreadable("this key".to_owned())),
-        Status::Unknown => Ok(problem(StatusCode::NOT_FOUND, unknown, "keys are case-sensitive")),
+        Status::Unknown | Status::Unavailable => Ok(problem(StatusCode::NOT_FOUND, unknown, "keys are case-sensitive")),
         Status::Behind if found.stored.is_none() => {
             let hint = "the event waited for may come in a moment, or be of another key";
             let body = serde_json::json!({ "error": unknown, "hint": hint, "behind": true });
@@ -72,24 +77,33 @@ async fn many(State(reader): State<Arc<FeatureReader>>, request: Request) -> Res
 }
 
 async fn answer_many(reader: &FeatureReader, request: Request) -> Result<Response, Refusal> {
-    let ask = Ask::from_body(&body_of(request).await?)?;
-    let _room = reader.room()?;
-    let all = reader.read(&ask).await?;
-    let mut page = Page::new(reader.declared(), reader.now(), ask.features.as_deref());
-    let (body, statuses) = page.many(&all, |partition| reader.progress(partition)).await?;
+    let (body, _hold) = body_of(reader, request).await?;
+    let ask = Ask::from_body(&body)?;
+    drop(body);
+    let mut reading = reader.read(&ask).await?;
+    let (page, mut turn) = (Page::new(reader.declared(), reader.now(), ask.features.as_deref()), Turn::new());
+    let mut many = Many::new(page, ask.keys.len());
+    while let Some(some) = reading.next().await {
+        many.add(some, |partition| reader.progress(partition), &mut turn).await?;
+    }
+    let (body, statuses) = many.end();
     observe::feature_keys(&statuses);
+    reading.end()?;
     Ok(json(StatusCode::OK, body))
 }
 
-/// The body of a request, within the limits.
-pub(super) async fn body_of(request: Request) -> Result<Bytes, Refusal> {
-    let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
-    let body = tokio::time::timeout(BODY_TIMEOUT, body).await.map_err(|_| Refusal::Slow)?;
-    let body = body.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
-        Some(_) => Refusal::BodyTooLarge,
-        None => Refusal::Wrong("the connection broke in the middle of the body".to_owned()),
-    })?;
-    Ok(body.to_bytes())
+/// The body of a request, within the limits, and its room: to be held until the request is answered.
+pub(super) async fn body_of(reader: &FeatureReader, request: Request) -> Result<(Bytes, Hold), Refusal> {
+    let refusal = |refusal| match refusal {
+        front_door::Refusal::Busy => Refusal::NoRoom,
+        front_door::Refusal::TooLarge(_) => Refusal::BodyTooLarge,
+        front_door::Refusal::Slow(_) => Refusal::Slow,
+        other => Refusal::Wrong(other.to_string()),
+    };
+    let mut hold = reader.gate().enter(0).map_err(refusal)?;
+    let announced = request.body().size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0);
+    let body = front_door::http::collect(request.into_body(), announced, BODY_BYTES_MAX, BODY_TIMEOUT, &mut hold).await;
+    Ok((body.map_err(refusal)?, hold))
 }
 
 /// A refusal in words.
@@ -100,4 +114,29 @@ pub(super) fn refused(refusal: &Refusal) -> Response {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+
+    use super::*;
+    use crate::features::{MESSAGES_BYTES_MAX, tests::reader};
+
+    #[tokio::test]
+    async fn bodies_take_room_and_give_it_back() {
+        let (reader, ..) = reader();
+        let question = || Request::post(FEATURES_PATH).body(Body::from(r#"{"keys":["nobody"]}"#)).expect("a request");
+        let others = reader.gate().enter(MESSAGES_BYTES_MAX - 10).expect("room");
+        let refused = answer_many(&reader, question()).await.expect_err("no room");
+        assert_eq!((refused.clone(), refused.code()), (Refusal::NoRoom, 429));
+        drop(others);
+        assert_eq!(answer_many(&reader, question()).await.expect("room").status(), StatusCode::OK);
+        let (_, hold) = body_of(&reader, question()).await.expect("room");
+        assert_eq!(reader.gate().in_flight(), 19);
+        drop(hold);
+        assert_eq!(reader.gate().in_flight(), 0);
+        let large = Request::post(FEATURES_PATH).body(Body::from(vec![b' '; BODY_BYTES_MAX + 1])).expect("a request");
+        assert_eq!(body_of(&reader, large).await.map(drop).expect_err("too large"), Refusal::BodyTooLarge);
+    }
 }

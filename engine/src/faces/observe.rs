@@ -62,11 +62,11 @@ pub fn describe() {
     describe_gauge!(
         "keyloom_feature_in_flight_bytes",
         Unit::Bytes,
-        "Bytes of gRPC messages with questions about features that are arriving or worked on."
+        "Bytes of questions about features that are arriving or worked on."
     );
 }
 
-/// Bytes of questions that came by gRPC and are not answered yet.
+/// Bytes of questions that are not answered yet.
 pub fn feature_in_flight(bytes: usize) {
     gauge!("keyloom_feature_in_flight_bytes").set(bytes as f64);
 }
@@ -79,7 +79,7 @@ pub fn feature_request(code: u16, seconds: f64) {
 
 /// These keys were read by one request.
 pub fn feature_keys(statuses: &[Read]) {
-    for status in [Read::Found, Read::Unknown, Read::Behind, Read::Unreadable] {
+    for status in [Read::Found, Read::Unknown, Read::Behind, Read::Unreadable, Read::Unavailable] {
         let n = statuses.iter().filter(|s| **s == status).count() as u64;
         if n > 0 {
             counter!("keyloom_feature_keys_total", "status" => status.name()).increment(n);

@@ -2,10 +2,13 @@
 //!
 //! Pure: from query or body to something checked.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, marker::PhantomData, time::Duration};
 
 use keyloom_actors::key::Key;
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, SeqAccess, Visitor},
+};
 
 use super::{KEYS_MAX, NAME_BYTES_MAX, NAMES_MAX, Refusal, WAIT_DEFAULT, WAIT_MAX};
 use crate::topology::read_duration;
@@ -59,8 +62,8 @@ impl MinSeq {
 #[serde(deny_unknown_fields)]
 struct Body<'a> {
     #[serde(borrow)]
-    keys: Vec<std::borrow::Cow<'a, str>>,
-    features: Option<Vec<String>>,
+    keys: Bounded<std::borrow::Cow<'a, str>, KEYS_MAX>,
+    features: Option<Bounded<String, NAMES_MAX>>,
     min_seq: Option<BTreeMap<u32, u64>>,
     wait: Option<String>,
 }
@@ -98,6 +101,8 @@ impl Ask {
     pub fn from_body(body: &[u8]) -> Result<Self, Refusal> {
         let Body { keys, features, min_seq, wait } =
             serde_json::from_slice(body).map_err(|error| Refusal::Wrong(format!("the body: {error}")))?;
+        let keys = keys.within(too_many_keys)?;
+        let features = features.map(|features| features.within(too_many_names)).transpose()?;
         Self::many(keys.iter().map(|key| &**key), features, min_seq.unwrap_or_default(), read_wait(wait.as_deref())?)
     }
 
@@ -109,10 +114,7 @@ impl Ask {
         wait: Option<Duration>,
     ) -> Result<Self, Refusal> {
         if keys.len() > KEYS_MAX {
-            return Err(Refusal::TooMuch(format!(
-                "{} keys are asked for; at most {KEYS_MAX} are answered",
-                keys.len()
-            )));
+            return Err(too_many_keys(keys.len()));
         }
         if keys.len() == 0 {
             return Err(Refusal::Wrong("no key is asked for".to_owned()));
@@ -138,12 +140,72 @@ fn patience(wait: Option<Duration>) -> Result<Duration, Refusal> {
     Ok(wait)
 }
 
+fn too_many_keys(count: usize) -> Refusal {
+    Refusal::TooMuch(format!("{count} keys are asked for; at most {KEYS_MAX} are answered"))
+}
+
+/// The refusal of so many names of features.
+pub(super) fn too_many_names(count: usize) -> Refusal {
+    Refusal::TooMuch(format!("{count} features are asked for; at most {NAMES_MAX} can be named"))
+}
+
+/// A list of which the first `MAX` elements are kept and the others only counted, so a short text of many of them takes no
+/// multiple of its size.
+#[derive(Debug)]
+pub(super) struct Bounded<T, const MAX: usize> {
+    kept: Vec<T>,
+    count: usize,
+}
+
+impl<T, const MAX: usize> Default for Bounded<T, MAX> {
+    fn default() -> Self {
+        Self { kept: Vec::new(), count: 0 }
+    }
+}
+
+impl<T, const MAX: usize> Bounded<T, MAX> {
+    /// All of its elements, or the refusal of so many.
+    pub(super) fn within(self, refusal: impl FnOnce(usize) -> Refusal) -> Result<Vec<T>, Refusal> {
+        if self.count > MAX { Err(refusal(self.count)) } else { Ok(self.kept) }
+    }
+}
+
+impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Bounded<T, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(BoundedVisitor(PhantomData))
+    }
+}
+
+struct BoundedVisitor<T, const MAX: usize>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for BoundedVisitor<T, MAX> {
+    type Value = Bounded<T, MAX>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Self::Value, A::Error> {
+        let mut kept = Vec::new();
+        while kept.len() < MAX {
+            match elements.next_element()? {
+                Some(element) => kept.push(element),
+                None => return Ok(Bounded { count: kept.len(), kept }),
+            }
+        }
+        let mut count = kept.len();
+        while elements.next_element::<IgnoredAny>()?.is_some() {
+            count += 1;
+        }
+        Ok(Bounded { kept, count })
+    }
+}
+
 /// Whether that many features, of such names, may be asked for.
 pub fn check_names(names: Option<&[String]>) -> Result<(), Refusal> {
     let names = names.unwrap_or_default();
     if names.len() > NAMES_MAX {
-        let text = format!("{} features are asked for; at most {NAMES_MAX} can be named", names.len());
-        return Err(Refusal::TooMuch(text));
+        return Err(too_many_names(names.len()));
     }
     match names.iter().position(|name| name.len() > NAME_BYTES_MAX) {
         Some(place) => Err(Refusal::TooMuch(format!("features[{place}] has more than {NAME_BYTES_MAX} bytes"))),

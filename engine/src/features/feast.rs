@@ -1,9 +1,9 @@
 //! The question and the answer of Feast's online server, version 0.67: rows of keys in, columns of values out.
 //!
-//! Pure. Of a reference `view:feature` the feature is ours, and the view is whatever the client calls it. The one entity
+//! Pure, but for the turns of long work. Of a reference `view:feature` the feature is ours, and the view is whatever the client calls it. The one entity
 //! column holds keys: texts, or whole numbers. Not here: Feast's registry, so a feature service means nothing to us.
 
-use std::{borrow::Cow, collections::BTreeMap, ops::Range};
+use std::{borrow::Cow, marker::PhantomData, ops::Range};
 
 use keyloom_actors::{
     answer::{Chosen, Stored},
@@ -12,10 +12,18 @@ use keyloom_actors::{
     key::Key,
     timestamp::Timestamp,
 };
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
 use serde_json::value::RawValue;
 
-use super::{ANSWER_BYTES_MAX, CELLS_MAX, KEYS_MAX, Refusal, ask::check_names, feast_value::readable};
+use super::{
+    ANSWER_BYTES_MAX, CELLS_MAX, KEYS_MAX, NAMES_MAX, Refusal,
+    ask::{Bounded, check_names, too_many_names},
+    feast_value::readable,
+    turn::Turn,
+};
 
 /// Where every answer says which features have expired.
 const EXPIRED: &str = BUILT_IN[3];
@@ -26,13 +34,45 @@ const NO_TIME: &str = "1970-01-01T00:00:00Z";
 #[derive(Debug, Deserialize)]
 struct Body<'a> {
     #[serde(borrow)]
-    entities: BTreeMap<Cow<'a, str>, Vec<&'a RawValue>>,
+    entities: Columns<'a>,
     #[serde(default)]
-    features: Vec<Cow<'a, str>>,
+    features: Bounded<Cow<'a, str>, NAMES_MAX>,
     #[serde(default)]
     feature_service: Option<Cow<'a, str>>,
     #[serde(default)]
     full_feature_names: bool,
+}
+
+/// The entity columns: the first one, and how many there are.
+#[derive(Debug)]
+struct Columns<'a> {
+    first: Option<(Cow<'a, str>, Bounded<&'a RawValue, KEYS_MAX>)>,
+    count: usize,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Columns<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ColumnsVisitor(PhantomData))
+    }
+}
+
+struct ColumnsVisitor<'a>(PhantomData<&'a ()>);
+
+impl<'de: 'a, 'a> Visitor<'de> for ColumnsVisitor<'a> {
+    type Value = Columns<'a>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a map of columns")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut columns: A) -> Result<Self::Value, A::Error> {
+        let first = columns.next_entry()?;
+        let mut count = usize::from(first.is_some());
+        while columns.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {
+            count += 1;
+        }
+        Ok(Columns { first, count })
+    }
 }
 
 /// A question, checked.
@@ -56,6 +96,7 @@ impl Question {
         let wrong = |text: String| Err(Refusal::Wrong(text));
         let Body { entities, features, feature_service, full_feature_names } =
             serde_json::from_slice(body).map_err(|error| Refusal::Wrong(format!("the body: {error}")))?;
+        let features = features.within(too_many_names)?;
         if let Some(service) = feature_service.filter(|_| features.is_empty()) {
             return wrong(format!(
                 "feature service {service:?} is known to Feast's registry alone: ask for features by name"
@@ -64,16 +105,15 @@ impl Question {
         if features.is_empty() {
             return wrong("no feature is asked for".to_owned());
         }
-        let columns = entities.len();
-        let Some((column, entities)) = entities.into_iter().next().filter(|_| columns == 1) else {
+        let columns = entities.count;
+        let Some((column, entities)) = entities.first.filter(|_| columns == 1) else {
             return wrong(format!(
                 "the question has {columns} entity columns: features here have one key, so send one column"
             ));
         };
-        if entities.len() > KEYS_MAX {
-            let text = format!("{} entities are asked for; at most {KEYS_MAX} are answered", entities.len());
-            return Err(Refusal::TooMuch(text));
-        }
+        let entities = entities.within(|count| {
+            Refusal::TooMuch(format!("{count} entities are asked for; at most {KEYS_MAX} are answered"))
+        })?;
         if entities.len().saturating_mul(features.len()) > CELLS_MAX {
             let text = format!(
                 "{} entities times {} features are more than {CELLS_MAX} values",
@@ -106,13 +146,24 @@ impl Question {
         Row::read(stored, set, at, chosen, self.features.len())
     }
 
-    /// The answer, one row per entity: `None` where nothing is known of it.
-    pub fn answer(&self, rows: &[Option<Row>]) -> Result<Vec<u8>, Refusal> {
-        let cells: usize = rows.iter().flatten().map(|row| row.text.len()).sum();
-        if cells > ANSWER_BYTES_MAX {
-            return Err(Refusal::AnswerTooLarge);
+    /// The answer, one line per entity. Between two columns others may run.
+    pub async fn answer(&self, lines: &[Line], turn: &mut Turn) -> Result<Vec<u8>, Refusal> {
+        let mut out = self.head(lines);
+        for place in 0..self.features.len() {
+            if out.len() > ANSWER_BYTES_MAX {
+                return Err(Refusal::AnswerTooLarge);
+            }
+            self.column(&mut out, place, lines);
+            turn.pause().await;
         }
-        let mut out = Vec::with_capacity(cells + rows.len() * (self.names.len() + 1) * 48);
+        out.extend_from_slice(b"}]}");
+        Ok(out)
+    }
+
+    /// The names, and the column of the entities.
+    fn head(&self, lines: &[Line]) -> Vec<u8> {
+        let cells: usize = lines.iter().map(Line::bytes).sum();
+        let mut out = Vec::with_capacity(cells + lines.len() * (self.names.len() + 1) * 48);
         out.extend_from_slice(b"{\"metadata\":{\"feature_names\":");
         let names = [&self.column].into_iter().chain(&self.names);
         serde_json::to_writer(&mut out, &names.collect::<Vec<_>>()).expect("texts in memory serialize");
@@ -122,22 +173,19 @@ impl Question {
         texts(&mut out, self.entities.iter().map(|_| "PRESENT"));
         out.extend_from_slice(b",\"event_timestamps\":");
         texts(&mut out, self.entities.iter().map(|_| NO_TIME));
-        for name in &self.features {
-            if out.len() > ANSWER_BYTES_MAX {
-                return Err(Refusal::AnswerTooLarge);
-            }
-            // One feature may be asked for under two names.
-            let place = self.features.iter().position(|known| known == name).unwrap_or(0);
-            let cell = |row: &Option<Row>| row.as_ref().map_or(Cell::Absent, |row| row.cell(place, name));
-            out.extend_from_slice(b"},{\"values\":");
-            list(&mut out, rows.iter().map(|row| row.as_ref().map_or(&b"null"[..], |row| row.value(place))));
-            out.extend_from_slice(b",\"statuses\":");
-            texts(&mut out, rows.iter().map(|row| cell(row).status()));
-            out.extend_from_slice(b",\"event_timestamps\":");
-            texts(&mut out, rows.iter().map(|row| row.as_ref().map_or(NO_TIME, |row| &row.event_time)));
-        }
-        out.extend_from_slice(b"}]}");
-        Ok(out)
+        out
+    }
+
+    /// The column of the feature at `place`.
+    fn column(&self, out: &mut Vec<u8>, place: usize, lines: &[Line]) {
+        // One feature may be asked for under two names.
+        let place = self.features.iter().position(|known| *known == self.features[place]).unwrap_or(place);
+        out.extend_from_slice(b"},{\"values\":");
+        list(out, lines.iter().map(|line| line.row().map_or(&b"null"[..], |row| row.value(place))));
+        out.extend_from_slice(b",\"statuses\":");
+        texts(out, lines.iter().map(|line| line.status(place)));
+        out.extend_from_slice(b",\"event_timestamps\":");
+        texts(out, lines.iter().map(|line| line.row().map_or(NO_TIME, |row| &row.event_time)));
     }
 }
 
@@ -189,20 +237,35 @@ fn texts<'a>(out: &mut Vec<u8>, values: impl Iterator<Item = &'a str>) {
     out.push(b']');
 }
 
-enum Cell {
-    Present,
-    Null,
-    Expired,
-    Absent,
+/// What is known of one entity.
+#[derive(Debug)]
+pub enum Line {
+    /// Its values.
+    Row(Row),
+    /// Nothing.
+    Unknown,
+    /// That cannot be said: it was not looked up, or what is stored makes no sense.
+    Invalid,
 }
 
-impl Cell {
-    fn status(self) -> &'static str {
+impl Line {
+    /// Bytes of its values.
+    pub fn bytes(&self) -> usize {
+        self.row().map_or(0, |row| row.text.len())
+    }
+
+    fn row(&self) -> Option<&Row> {
         match self {
-            Self::Present => "PRESENT",
-            Self::Null => "NULL_VALUE",
-            Self::Expired => "OUTSIDE_MAX_AGE",
-            Self::Absent => "NOT_FOUND",
+            Self::Row(row) => Some(row),
+            Self::Unknown | Self::Invalid => None,
+        }
+    }
+
+    fn status(&self, place: usize) -> &'static str {
+        match self {
+            Self::Row(row) => row.status(place),
+            Self::Unknown => "NOT_FOUND",
+            Self::Invalid => "INVALID",
         }
     }
 }
@@ -213,7 +276,8 @@ pub struct Row {
     text: Vec<u8>,
     /// By place in the question.
     values: Vec<Option<Range<usize>>>,
-    expired: Vec<String>,
+    /// The same: whether it has expired. Empty where nothing has.
+    expired: Vec<bool>,
     event_time: String,
 }
 
@@ -226,8 +290,14 @@ impl Row {
         let mut expired = Vec::new();
         let mut walk = members(&text);
         while let Some((name, value)) = walk.next() {
-            if name == EXPIRED.as_bytes() {
-                expired = serde_json::from_slice(value).ok()?;
+            if name == EXPIRED.as_bytes() && value != b"[]" {
+                expired.resize(columns, false);
+                // Names of declared features are written as they are.
+                for name in serde_json::from_slice::<Vec<Cow<'_, str>>>(value).ok()? {
+                    if let Some(has_expired) = chosen.place(name.as_bytes()).and_then(|place| expired.get_mut(place)) {
+                        *has_expired = true;
+                    }
+                }
             }
             if let Some(cell) = chosen.place(name).and_then(|place| values.get_mut(place)) {
                 let to = text.len() - walk.rest().len();
@@ -247,12 +317,12 @@ impl Row {
         self.values.get(place).and_then(Option::as_ref).map_or(b"null", |range| &self.text[range.clone()])
     }
 
-    fn cell(&self, place: usize, name: &str) -> Cell {
+    fn status(&self, place: usize) -> &'static str {
         match self.values.get(place) {
-            Some(Some(range)) if &self.text[range.clone()] != b"null" => Cell::Present,
-            Some(Some(_)) if self.expired.iter().any(|expired| expired == name) => Cell::Expired,
-            Some(Some(_)) => Cell::Null,
-            _ => Cell::Absent,
+            Some(Some(range)) if &self.text[range.clone()] != b"null" => "PRESENT",
+            Some(Some(_)) if self.expired.get(place) == Some(&true) => "OUTSIDE_MAX_AGE",
+            Some(Some(_)) => "NULL_VALUE",
+            _ => "NOT_FOUND",
         }
     }
 }
@@ -272,9 +342,11 @@ mod tests {
     fn answer(question: &Question, rows: &[Option<&[u8]>], at: Timestamp) -> Value {
         let set = set();
         let mut chosen = question.chosen(&set);
-        let read = |stored: &Option<&[u8]>| stored.and_then(|stored| question.row(stored, &set, at, &mut chosen));
-        let rows: Vec<_> = rows.iter().map(read).collect();
-        serde_json::from_slice(&question.answer(&rows).expect("an answer")).expect("JSON")
+        let mut read = |stored: &[u8]| question.row(stored, &set, at, &mut chosen).map_or(Line::Invalid, Line::Row);
+        let lines: Vec<_> = rows.iter().map(|stored| stored.map_or(Line::Unknown, &mut read)).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let answer = runtime.block_on(question.answer(&lines, &mut Turn::new()));
+        serde_json::from_slice(&answer.expect("an answer")).expect("JSON")
     }
 
     #[test]
@@ -318,9 +390,18 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_read_is_invalid_and_the_others_are_answered() {
+        let question = ask(&json!({"features": ["v:visits"], "entities": {"id": ["a", "odd", "nobody"]}}));
+        let answer = answer(&question, &[Some(&stored("a", &set(), |_| {})), Some(b"{}"), None], AT);
+        assert_eq!(answer["results"][1]["statuses"], json!(["PRESENT", "INVALID", "NOT_FOUND"]));
+        assert_eq!(answer["results"][1]["values"], json!([1, null, null]));
+    }
+
+    #[test]
     fn what_cannot_be_answered_is_refused_with_words() {
         let many: Vec<_> = (0..KEYS_MAX).map(|i| format!("f:{i}")).collect();
         let keys: Vec<_> = (0..=KEYS_MAX).collect();
+        let twice = [many.clone(), many.clone()].concat();
         for (question, code, says) in [
             (json!([]), 400, "the body: "),
             (json!({"features": ["v:a"]}), 400, "the body: "),
@@ -332,6 +413,7 @@ mod tests {
             (json!({"features": ["v:a"], "entities": {"a": ["x", 1.5]}}), 400, "entities.a[1]"),
             (json!({"features": ["v:a"], "entities": {"a": [{"x": 1}]}}), 400, "entities.a[0]"),
             (json!({"features": ["v:a"], "entities": {"a": keys}}), 413, "1001 entities"),
+            (json!({"features": twice, "entities": {"a": []}}), 413, "2000 features"),
             (json!({"features": many, "entities": {"a": (0..101).collect::<Vec<_>>()}}), 413, "100000 values"),
         ] {
             let refusal = Question::from_body(question.to_string().as_bytes()).expect_err(says);

@@ -1,9 +1,13 @@
-//! Where answers come from: memory for resident keys, one question to the store for all others; and the wait of a reader
-//! for what it has written.
+//! Where answers come from: memory for resident keys, few questions to the store for all others; and the wait of a reader
+//! for what it has written. However many keys are asked for, only some answers at a time are held.
 //!
 //! Not here: what is asked ([`super::ask`]), and what is said ([`super::text`]).
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -18,8 +22,11 @@ use keyloom_actors::{
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::{AT_ONCE_MAX, Ask, Refusal, text::Progress};
-use crate::faces::observe;
+use super::{
+    AT_ONCE_MAX, Ask, FAR_EVENTS, KEYS_AT_A_TIME, MESSAGES_BYTES_MAX, MinSeq, Refusal, WAITS_AT_ONCE_MAX,
+    text::Progress,
+};
+use crate::{faces::observe, front_door::gate::Gate};
 
 /// What answers are read from.
 #[derive(Clone)]
@@ -39,6 +46,21 @@ pub struct FeatureReader {
     sources: Sources,
     clock: Arc<dyn Clock>,
     room: Semaphore,
+    gate: Gate,
+}
+
+/// The answers to one question, some keys at a time. Has room for its work as long as it lives.
+pub struct Reading<'a> {
+    reader: &'a FeatureReader,
+    ask: &'a Ask,
+    /// By place: somebody said that the key shows what it is asked for. Empty where nobody was asked.
+    told: Vec<bool>,
+    read: usize,
+    some: Vec<Found>,
+    answered: usize,
+    /// Why the store did not answer; then it is not asked again.
+    away: Option<String>,
+    _room: Option<SemaphorePermit<'a>>,
 }
 
 /// What was found of one key.
@@ -50,12 +72,37 @@ pub struct Found {
     pub partition: u32,
     /// It may not show all that it was asked to.
     pub behind: bool,
+    /// The store did not answer, and it is not in memory.
+    pub unavailable: bool,
+    /// Everything up to this sequence was published in its partition before its answer was looked for.
+    published: u64,
+}
+
+impl Found {
+    /// What becomes of the key when it has no answer.
+    pub fn without_answer(&self) -> super::Status {
+        match self {
+            Self { unavailable: true, .. } => super::Status::Unavailable,
+            Self { behind: true, .. } => super::Status::Behind,
+            _ => super::Status::Unknown,
+        }
+    }
+
+    /// Whether everything up to `seq` is known to be shown.
+    fn shows(&self, seq: u64) -> bool {
+        seq <= self.published || self.stored.as_deref().and_then(Stored::parse).is_some_and(|stored| stored.seq >= seq)
+    }
 }
 
 impl FeatureReader {
     /// Reads from there, with the clock of the machine.
     pub fn new(sources: Sources) -> Self {
-        Self { sources, clock: Arc::new(SystemClock), room: Semaphore::new(AT_ONCE_MAX) }
+        Self {
+            sources,
+            clock: Arc::new(SystemClock),
+            room: Semaphore::new(AT_ONCE_MAX),
+            gate: Gate::telling(MESSAGES_BYTES_MAX, observe::feature_in_flight),
+        }
     }
 
     /// The features that are declared.
@@ -80,99 +127,161 @@ impl FeatureReader {
         self.clock.now()
     }
 
-    /// Room for a request for many keys, to be held until it is answered.
-    pub fn room(&self) -> Result<SemaphorePermit<'_>, Refusal> {
-        self.room.try_acquire().map_err(|_| Refusal::Busy)
+    /// Room for the bytes of questions, over HTTP and gRPC.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
     }
 
-    /// What there is of the keys that `ask` names, in their order; waits as it says.
-    pub async fn read(&self, ask: &Ask) -> Result<Vec<Found>, Refusal> {
-        let partitions = self.sources.statuses.len() as u32;
-        let found =
-            |key: &Key| Found { partition: partition_of(key.as_str().as_bytes(), partitions), ..Found::default() };
-        let mut all: Vec<Found> = ask.keys.iter().map(found).collect();
-        self.fetch(&ask.keys, &mut all, |_| true).await?;
-        let mut late: Vec<(usize, u64)> = Vec::new();
-        for (place, found) in all.iter_mut().enumerate() {
-            let seq = ask.min_seq.of(found.partition);
-            found.behind = !self.shows(found, seq);
-            if found.behind {
-                late.push((place, seq));
+    /// What there is of the keys that `ask` names; waits as it says. A reader that waits leaves its room to others.
+    pub async fn read<'a>(&'a self, ask: &'a Ask) -> Result<Reading<'a>, Refusal> {
+        let mut room = None;
+        if ask.keys.len() > 1 {
+            room = Some(self.room.try_acquire().map_err(|_| Refusal::Busy)?);
+        }
+        let mut told = Vec::new();
+        if ask.min_seq != MinSeq::Any && !ask.wait.is_zero() {
+            let all = (0..ask.keys.len()).map(|place| (place, ask.min_seq.of(self.partition_of(&ask.keys[place]))));
+            let late = self.late(ask, all.filter(|(_, seq)| *seq > 0).collect()).await;
+            if !late.is_empty() {
+                drop(room.take());
+                told = self.wait(ask, late).await;
+                room = self.room_again(ask).await;
             }
         }
-        if !late.is_empty() {
-            self.wait(ask, &mut all, late).await?;
-        }
-        Ok(all)
+        let some = Vec::with_capacity(ask.keys.len().min(KEYS_AT_A_TIME));
+        Ok(Reading { reader: self, ask, told, read: 0, some, answered: 0, away: None, _room: room })
     }
 
-    /// Waits for those that are behind, by place and by what they must show.
-    async fn wait(&self, ask: &Ask, all: &mut [Found], mut late: Vec<(usize, u64)>) -> Result<(), Refusal> {
-        let began = Instant::now();
-        let wait = |(place, seq): &(usize, u64)| {
-            let (key, found): (&Key, &Found) = (&ask.keys[*place], &all[*place]);
-            self.status(found.partition).and_then(|status| status.readers.wait(key, *seq))
-        };
-        let waits: Vec<_> = if ask.wait.is_zero() { Vec::new() } else { late.iter().map(wait).collect() };
-        let is_full = waits.iter().any(Option::is_none);
-        // Only now that we would be told: what was published in between counts.
-        self.fetch_behind(&ask.keys, all).await?;
-        let told: Vec<_> = if waits.is_empty() {
-            vec![false; late.len()]
-        } else {
-            let deadline = tokio::time::Instant::now() + ask.wait;
-            let all: &[Found] = all;
-            let told = late.iter().zip(waits).map(|((place, seq), waits)| async move {
-                if self.shows(&all[*place], *seq) {
-                    return true;
-                }
-                let Some(waits) = waits else { return false };
-                matches!(tokio::time::timeout_at(deadline, waits).await, Ok(Ok(())))
-            });
-            join_all(told).await
-        };
-        self.fetch_behind(&ask.keys, all).await?;
-        for ((place, seq), told) in late.drain(..).zip(told) {
-            all[place].behind = !told && !self.shows(&all[place], seq);
+    /// Room for a request that was let in before and has waited: it gets it as soon as there is some.
+    async fn room_again(&self, ask: &Ask) -> Option<SemaphorePermit<'_>> {
+        if ask.keys.len() > 1 { self.room.acquire().await.ok() } else { None }
+    }
+
+    fn partition_of(&self, key: &Key) -> u32 {
+        partition_of(key.as_str().as_bytes(), self.sources.statuses.len() as u32)
+    }
+
+    /// Those of `asked`, by place and by what they must show, that do not show it now. The answers are let go.
+    async fn late(&self, ask: &Ask, mut asked: Vec<(usize, u64)>) -> Vec<(usize, u64)> {
+        asked.retain(|(place, seq)| {
+            self.status(self.partition_of(&ask.keys[*place])).is_none_or(|status| status.published() < *seq)
+        });
+        let (mut late, mut some, mut away) = (Vec::new(), Vec::new(), None);
+        for asked in asked.chunks(KEYS_AT_A_TIME) {
+            self.fetch(asked.iter().map(|(place, _)| &ask.keys[*place]), true, &mut some, &mut away).await;
+            late.extend(asked.iter().zip(&some).filter(|((_, seq), found)| !found.shows(*seq)).map(|(late, _)| *late));
         }
-        let outcome = match all.iter().any(|found| found.behind) {
-            false => "shown",
-            true if is_full => "full",
-            true => "behind",
+        late
+    }
+
+    /// Waits for those that are late; says by place which of them were said to show what they are asked for.
+    async fn wait(&self, ask: &Ask, late: Vec<(usize, u64)>) -> Vec<bool> {
+        let began = Instant::now();
+        let deadline = tokio::time::Instant::now() + ask.wait;
+        let status = |place: usize| self.status(self.partition_of(&ask.keys[place]));
+        let mut told = vec![false; ask.keys.len()];
+        // What the log is far from having takes nobody's place.
+        let is_far = |(place, seq): &(usize, u64)| {
+            status(*place)
+                .is_none_or(|status| *seq > status.log_last.load(Ordering::Relaxed).saturating_add(FAR_EVENTS))
+        };
+        let (far, late): (Vec<_>, Vec<_>) = late.into_iter().partition(is_far);
+        let mut is_full = false;
+        for some in late.chunks(WAITS_AT_ONCE_MAX) {
+            let waits = some.iter().map(|(place, seq)| status(*place)?.readers.wait(&ask.keys[*place], *seq));
+            let mut waits: BTreeMap<usize, _> =
+                some.iter().map(|(place, _)| *place).zip(waits.collect::<Vec<_>>()).collect();
+            // Only now that we would be told: what was published in between counts.
+            let room = self.room_again(ask).await;
+            let late = self.late(ask, some.to_vec()).await;
+            drop(room);
+            some.iter().for_each(|(place, _)| told[*place] = true);
+            let waits = late.iter().map(|(place, _)| waits.remove(place).flatten());
+            let came = join_all(waits.map(|waits| async move {
+                let Some(waits) = waits else { return None };
+                Some(matches!(tokio::time::timeout_at(deadline, waits).await, Ok(Ok(()))))
+            }));
+            for ((place, _), came) in late.iter().zip(came.await) {
+                told[*place] = came == Some(true);
+                is_full |= came.is_none();
+            }
+        }
+        if !far.is_empty() {
+            tokio::time::sleep_until(deadline).await;
+        }
+        let shown = |(place, seq): &(usize, u64)| {
+            told[*place] || status(*place).is_some_and(|status| status.published() >= *seq)
+        };
+        let outcome = match late.iter().chain(&far).all(shown) {
+            true => "shown",
+            false if is_full => "full",
+            false => "behind",
         };
         observe::feature_wait(outcome, began.elapsed().as_secs_f64());
-        Ok(())
+        told
     }
 
-    /// Whether everything up to `seq` is known to be shown.
-    fn shows(&self, found: &Found, seq: u64) -> bool {
-        if seq == 0 || self.status(found.partition).is_some_and(|status| status.published() >= seq) {
-            return true;
-        }
-        found.stored.as_deref().and_then(Stored::parse).is_some_and(|stored| stored.seq >= seq)
-    }
-
-    async fn fetch_behind(&self, keys: &[Key], all: &mut [Found]) -> Result<(), Refusal> {
-        self.fetch(keys, all, |found| found.behind).await
-    }
-
-    /// Finds the answers of those keys that are `wanted`.
-    async fn fetch(&self, keys: &[Key], all: &mut [Found], wanted: impl Fn(&Found) -> bool) -> Result<(), Refusal> {
-        let mut missing = Vec::new();
-        for (place, found) in all.iter_mut().enumerate().filter(|(_, found)| wanted(found)) {
-            match self.sources.cache.get(keys[place].as_str()) {
-                Some(stored) => found.stored = Some(stored),
-                None => missing.push(place),
+    /// Finds the answers of `keys`, in their order; `judged`: somebody will ask what they show.
+    async fn fetch<'k>(
+        &self,
+        keys: impl Iterator<Item = &'k Key>,
+        judged: bool,
+        some: &mut Vec<Found>,
+        away: &mut Option<String>,
+    ) {
+        some.clear();
+        let (mut missing, mut names) = (Vec::new(), Vec::new());
+        for key in keys {
+            let partition = self.partition_of(key);
+            // Before anything is read: what is published from now on may be missing in what is read.
+            let published = if judged { self.status(partition).map_or(0, Status::published) } else { 0 };
+            let stored = self.sources.cache.get(key.as_str());
+            if stored.is_none() {
+                missing.push(some.len());
+                names.push(RecordKey::Feature(key.clone()));
             }
+            some.push(Found { stored, partition, published, ..Found::default() });
         }
         if missing.is_empty() {
-            return Ok(());
+            return;
         }
-        let names: Vec<_> = missing.iter().map(|place| RecordKey::Feature(keys[*place].clone())).collect();
-        let stored = self.sources.store.get(&names).await.map_err(|error| Refusal::Unavailable(error.to_string()))?;
-        for (place, stored) in missing.into_iter().zip(stored) {
-            all[place].stored = stored;
+        let stored = match away {
+            None => self.sources.store.get(&names).await,
+            Some(_) => Ok(Vec::new()),
+        };
+        let stored = stored.unwrap_or_else(|error| {
+            *away = Some(error.to_string());
+            Vec::new()
+        });
+        match away {
+            None => missing.into_iter().zip(stored).for_each(|(place, stored)| some[place].stored = stored),
+            Some(_) => missing.into_iter().for_each(|place| some[place].unavailable = true),
         }
-        Ok(())
+    }
+}
+
+impl Reading<'_> {
+    /// The next keys, in the order asked; none behind the last.
+    pub async fn next(&mut self) -> Option<&[Found]> {
+        let from = self.read;
+        let keys = self.ask.keys.get(from..).filter(|keys| !keys.is_empty())?;
+        let keys = &keys[..keys.len().min(KEYS_AT_A_TIME)];
+        self.read += keys.len();
+        let judged = self.ask.min_seq != MinSeq::Any;
+        self.reader.fetch(keys.iter(), judged, &mut self.some, &mut self.away).await;
+        for (place, found) in self.some.iter_mut().enumerate() {
+            let is_told = self.told.get(from + place).copied().unwrap_or(false);
+            found.behind = judged && !is_told && !found.shows(self.ask.min_seq.of(found.partition));
+            self.answered += usize::from(!found.unavailable);
+        }
+        Some(&self.some)
+    }
+
+    /// At the end: a refusal when none of the keys could be looked up.
+    pub fn end(self) -> Result<(), Refusal> {
+        match self.away {
+            Some(why) if self.answered == 0 => Err(Refusal::Unavailable(why)),
+            _ => Ok(()),
+        }
     }
 }

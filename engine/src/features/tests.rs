@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -53,7 +53,11 @@ pub(crate) struct Shelf {
     pub(crate) away: AtomicBool,
     /// Keys of each question so far.
     pub(crate) asked: Mutex<Vec<usize>>,
+    /// What happens while a question is answered, with what was there before: the how many-th, and what.
+    pub(crate) meanwhile: Mutex<Option<(usize, Meanwhile)>>,
 }
+
+type Meanwhile = Box<dyn Fn(&Shelf) + Send>;
 
 impl Shelf {
     pub(crate) fn put(&self, key: &str, answer: Bytes) {
@@ -72,9 +76,20 @@ impl Store for Shelf {
         if self.away.load(Ordering::Relaxed) {
             return Err(StoreError::Unavailable("away".to_owned()));
         }
-        self.asked.lock().expect("no test panics with it").push(keys.len());
-        let answers = self.answers.lock().expect("no test panics with it");
-        Ok(keys.iter().map(|key| answers.get(key).cloned()).collect())
+        let asked = {
+            let mut asked = self.asked.lock().expect("no test panics with it");
+            asked.push(keys.len());
+            asked.len()
+        };
+        let found = {
+            let answers = self.answers.lock().expect("no test panics with it");
+            keys.iter().map(|key| answers.get(key).cloned()).collect()
+        };
+        match &*self.meanwhile.lock().expect("no test panics with it") {
+            Some((at, happens)) if *at == asked => happens(self),
+            _ => {}
+        }
+        Ok(found)
     }
 
     async fn commit(&self, claim: &mut Claim, _: Bytes, _: Vec<StoreEntry>, _: bool) -> Result<(), StoreError> {
@@ -103,30 +118,39 @@ impl Store for Shelf {
 }
 
 /// A reader of one partition that runs, with its sources.
-pub(crate) fn reader() -> (std::sync::Arc<FeatureReader>, Sources, std::sync::Arc<Shelf>) {
+pub(crate) fn reader() -> (Arc<FeatureReader>, Sources, Arc<Shelf>) {
     let mut registry = Registry::default();
     registry.add::<SessionFeatures>("session-features");
     let factory = registry.build("session-features", serde_json::json!({}), set().into()).expect("it ships");
-    let shelf = std::sync::Arc::new(Shelf::default());
+    let shelf = Arc::new(Shelf::default());
     let status = keyloom_actors::partition::status::Status::default();
     status.running.store(true, Ordering::Relaxed);
     let sources = Sources {
         statuses: vec![status.into()],
-        cache: std::sync::Arc::new(keyloom_actors::answer::cache::FeatureCache::new(100)),
-        store: std::sync::Arc::<Shelf>::clone(&shelf),
+        cache: Arc::new(keyloom_actors::answer::cache::FeatureCache::new(100)),
+        store: Arc::<Shelf>::clone(&shelf),
         factory,
     };
-    (std::sync::Arc::new(FeatureReader::new(sources.clone())), sources, shelf)
+    (Arc::new(FeatureReader::new(sources.clone())), sources, shelf)
 }
 
 async fn page(reader: &FeatureReader, ask: &Ask) -> Value {
-    let all = reader.read(ask).await.expect("answers");
-    let mut page = Page::new(reader.declared(), reader.now(), ask.features.as_deref());
-    let (text, statuses) = page.many(&all, |p| reader.progress(p)).await.expect("it fits");
+    tried(reader, ask).await.expect("answers")
+}
+
+async fn tried(reader: &FeatureReader, ask: &Ask) -> Result<Value, Refusal> {
+    let mut reading = reader.read(ask).await?;
+    let page = Page::new(reader.declared(), reader.now(), ask.features.as_deref());
+    let (mut many, mut turn) = (Many::new(page, ask.keys.len()), turn::Turn::new());
+    while let Some(some) = reading.next().await {
+        many.add(some, |p| reader.progress(p), &mut turn).await.expect("it fits");
+    }
+    let (text, statuses) = many.end();
+    reading.end()?;
     let page: Value = serde_json::from_slice(&text).expect("JSON");
     let names: Vec<_> = statuses.iter().map(|status| status.name()).collect();
     assert_eq!(page["statuses"], serde_json::json!(names));
-    page
+    Ok(page)
 }
 
 fn ask(body: &Value) -> Ask {
@@ -171,8 +195,17 @@ async fn a_store_that_is_away_leaves_what_is_in_memory_and_says_that_it_is_old()
     sources.statuses[0].set_trouble(Some("the store does not take writes".to_owned()));
     let answer = page(&reader, &ask(&serde_json::json!({"keys": ["resident"]}))).await;
     assert_eq!(answer["results"][0]["stale"], true, "{answer}");
-    let refusal = reader.read(&ask(&serde_json::json!({"keys": ["resident", "other"]}))).await.expect_err("away");
-    assert_eq!(refusal.code(), 503);
+    // One that is not in memory takes nothing from the others; when there are no others there is no answer.
+    let cold: Vec<_> = (0..2 * KEYS_AT_A_TIME).map(|n| n.to_string()).collect();
+    let keys = [vec!["other".to_owned(), "resident".to_owned()], cold].concat();
+    let answer = page(&reader, &ask(&serde_json::json!({"keys": keys}))).await;
+    assert_eq!((&answer["statuses"][0], &answer["results"][0]), (&"unavailable".into(), &Value::Null));
+    assert_eq!((&answer["statuses"][1], &answer["results"][1]["key"]), (&"found".into(), &"resident".into()));
+    assert_eq!(answer["statuses"][2 * KEYS_AT_A_TIME], "unavailable");
+    for keys in [vec!["other"], vec!["other", "another"]] {
+        let refusal = tried(&reader, &ask(&serde_json::json!({"keys": keys}))).await.expect_err("away");
+        assert_eq!(refusal.code(), 503);
+    }
     sources.statuses[0].set_trouble(None);
     for (flag, stale) in [(&sources.statuses[0].log_away, true), (&sources.statuses[0].running, false)] {
         flag.store(stale, Ordering::Relaxed);
@@ -221,9 +254,69 @@ async fn a_reader_sees_what_it_wrote_or_is_told_that_it_does_not() {
     let (page_of, ()) = tokio::join!(async { page(&reader, &ask(9, "10s")).await }, told);
     assert_eq!((&page_of["statuses"][0], &page_of["results"][0]["behind"]), (&"found".into(), &Value::Null));
     // A checkpoint has passed it; and another one has not.
-    status.owed_from.store(u64::MAX, Ordering::Relaxed);
-    status.cut.store(20, Ordering::Relaxed);
+    status.committed(20, u64::MAX);
     assert_eq!(page(&reader, &ask(20, "0s")).await["statuses"][0], "found");
     let page_of = page(&reader, &ask(21, "0s")).await;
     assert_eq!((&page_of["statuses"][0], &page_of["results"][0]["behind"]), (&"behind".into(), &true.into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_published_while_an_answer_is_fetched_is_not_said_to_be_in_it() {
+    // Whenever it happens, before the wait or behind it: at the first look, at the second one, ...
+    for (at, wait) in (1..=3).flat_map(|at| [(at, "0s"), (at, "50ms")]) {
+        let (reader, sources, shelf) = reader();
+        let status = Arc::clone(&sources.statuses[0]);
+        let publishes = move |shelf: &Shelf| {
+            shelf.put("u", stored("u", &set(), |_| {}));
+            status.committed(7, u64::MAX);
+        };
+        *shelf.meanwhile.lock().expect("no panic") = Some((at, Box::new(publishes)));
+        let page = page(&reader, &ask(&serde_json::json!({"keys": ["u"], "min_seq": {"0": 7}, "wait": wait}))).await;
+        let (status, seq) = (&page["statuses"][0], &page["results"][0]["seq"]);
+        assert!(*status == "behind" || *seq == 7, "look {at}, wait {wait}: {page}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn readers_who_wait_leave_their_room_to_others_and_few_places_are_one_requests() {
+    let (reader, sources, _) = reader();
+    let status = &sources.statuses[0];
+    let waiting = |keys: Vec<String>, seq: u64| {
+        let (reader, ask) =
+            (Arc::clone(&reader), ask(&serde_json::json!({"keys": keys, "min_seq": {"0": seq}, "wait": "10s"})));
+        tokio::spawn(async move { page(&reader, &ask).await })
+    };
+    let mut waits: Vec<_> = (0..AT_ONCE_MAX).map(|n| waiting(vec![format!("a{n}"), format!("b{n}")], 7)).collect();
+    // A thousand keys, and a sequence that the log is far from having.
+    waits.push(waiting((0..KEYS_MAX).map(|n| n.to_string()).collect(), 7));
+    waits.push(waiting(vec!["far".to_owned(), "away".to_owned()], u64::MAX));
+    let places = 2 * AT_ONCE_MAX + WAITS_AT_ONCE_MAX;
+    while status.readers.asked(u64::MAX).len() < places {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(status.readers.asked(u64::MAX).len(), places);
+    let others = page(&reader, &ask(&serde_json::json!({"keys": ["x", "y"]}))).await;
+    assert_eq!(others["statuses"], serde_json::json!(["unknown", "unknown"]));
+    // All of them are answered, and those that saw nothing say so.
+    for wait in waits {
+        let page = wait.await.expect("no panic");
+        assert!(page["statuses"].as_array().expect("statuses").iter().all(|status| status == "behind"), "{page}");
+    }
+    assert!(status.readers.asked(u64::MAX).is_empty());
+}
+
+#[tokio::test]
+async fn many_keys_are_held_and_looked_up_some_at_a_time() {
+    let (reader, _, shelf) = reader();
+    let keys: Vec<_> = (0..KEYS_MAX).map(|n| format!("k{n}")).collect();
+    keys.iter().for_each(|key| shelf.put(key, stored(key, &set(), |_| {})));
+    let page = page(&reader, &ask(&serde_json::json!({"keys": keys}))).await;
+    for (key, answer) in keys.iter().zip(page["results"].as_array().expect("a list")) {
+        assert_eq!(&answer["key"], key.as_str());
+    }
+    let asked = shelf.asked.lock().expect("no panic");
+    assert_eq!((asked.iter().sum::<usize>(), asked.iter().max()), (KEYS_MAX, Some(&KEYS_AT_A_TIME)));
 }

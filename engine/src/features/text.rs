@@ -1,6 +1,6 @@
 //! How answers look: the stored text of a key with what is true only now, and pages of many keys.
 //!
-//! Pure. Nothing is read that need not be: an answer of a key is its stored text with a tail.
+//! Pure, but for the turns of long work. Nothing is read that need not be: an answer of a key is its stored text with a tail.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use keyloom_actors::{
     timestamp::Timestamp,
 };
 
-use super::{ANSWER_BYTES_MAX, Found, Refusal};
+use super::{ANSWER_BYTES_MAX, Found, Refusal, turn::Turn};
 
 /// What became of a key that was asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,6 +23,8 @@ pub enum Status {
     Behind,
     /// What is stored makes no sense; there is no answer.
     Unreadable,
+    /// It is not in memory and the store did not answer; there is no answer now.
+    Unavailable,
 }
 
 impl Status {
@@ -33,6 +35,7 @@ impl Status {
             Self::Unknown => "unknown",
             Self::Behind => "behind",
             Self::Unreadable => "unreadable",
+            Self::Unavailable => "unavailable",
         }
     }
 }
@@ -72,7 +75,7 @@ impl<'a> Page<'a> {
 
     /// Appends the answer of one key, or `null`; says what it is. `progress` is asked once per partition.
     pub fn answer(&mut self, out: &mut Vec<u8>, found: &Found, progress: impl FnOnce() -> Progress) -> Status {
-        let none = if found.behind { Status::Behind } else { Status::Unknown };
+        let none = found.without_answer();
         let from = out.len();
         let written = match found.stored.as_deref() {
             None => Ok(none),
@@ -124,28 +127,56 @@ impl<'a> Page<'a> {
         &self.tails[place].1
     }
 
-    /// The answer to a request for many keys: `{"results":[{...}|null,...],"statuses":["found","unknown",...]}`. Between two
-    /// keys others may run.
-    pub async fn many(
+    /// About how large the answer of all of `keys` becomes, by the first of them: what is stored, when all of it is wanted.
+    fn size_of(&self, first: &[Found], keys: usize) -> usize {
+        let stored: usize =
+            first.iter().filter_map(|found| found.stored.as_ref()).map(|stored| stored.len() + 150).sum();
+        let stored = stored * keys / first.len().max(1);
+        (if self.chosen.is_some() { stored / 4 } else { stored }).min(ANSWER_BYTES_MAX) + keys * 16 + 64
+    }
+}
+
+/// The answer to a request for many keys: `{"results":[{...}|null,...],"statuses":["found","unknown",...]}`.
+pub struct Many<'a> {
+    page: Page<'a>,
+    keys: usize,
+    out: Vec<u8>,
+    statuses: Vec<Status>,
+}
+
+impl<'a> Many<'a> {
+    /// Of `keys` keys.
+    pub fn new(page: Page<'a>, keys: usize) -> Self {
+        Self { page, keys, out: Vec::new(), statuses: Vec::with_capacity(keys) }
+    }
+
+    /// Appends the answers of the next keys; between two of them others may run.
+    pub async fn add(
         &mut self,
-        all: &[Found],
+        some: &[Found],
         progress: impl Fn(u32) -> Progress,
-    ) -> Result<(Vec<u8>, Vec<Status>), Refusal> {
-        let mut out = Vec::with_capacity(self.size_of(all));
-        let mut statuses = Vec::with_capacity(all.len());
-        out.extend_from_slice(b"{\"results\":[");
-        for (place, found) in all.iter().enumerate() {
-            if place > 0 {
-                out.push(b',');
+        turn: &mut Turn,
+    ) -> Result<(), Refusal> {
+        if self.out.is_empty() {
+            self.out.reserve(self.page.size_of(some, self.keys));
+            self.out.extend_from_slice(b"{\"results\":[");
+        }
+        for found in some {
+            if !self.statuses.is_empty() {
+                self.out.push(b',');
             }
-            statuses.push(self.answer(&mut out, found, || progress(found.partition)));
-            if out.len() > ANSWER_BYTES_MAX {
+            self.statuses.push(self.page.answer(&mut self.out, found, || progress(found.partition)));
+            if self.out.len() > ANSWER_BYTES_MAX {
                 return Err(Refusal::AnswerTooLarge);
             }
-            if place % KEYS_AT_A_TIME == KEYS_AT_A_TIME - 1 {
-                tokio::task::yield_now().await;
-            }
+            turn.pause().await;
         }
+        Ok(())
+    }
+
+    /// The answer, and what became of each key.
+    pub fn end(self) -> (Vec<u8>, Vec<Status>) {
+        let Self { mut out, statuses, .. } = self;
         out.extend_from_slice(b"],\"statuses\":[");
         for (place, status) in statuses.iter().enumerate() {
             out.extend_from_slice(if place > 0 { b",\"" } else { b"\"" });
@@ -153,15 +184,6 @@ impl<'a> Page<'a> {
             out.push(b'"');
         }
         out.extend_from_slice(b"]}");
-        Ok((out, statuses))
-    }
-
-    /// About how large the answer becomes: what is stored, when all of it is wanted.
-    fn size_of(&self, all: &[Found]) -> usize {
-        let stored: usize = all.iter().filter_map(|found| found.stored.as_ref()).map(|stored| stored.len() + 150).sum();
-        (if self.chosen.is_some() { stored / 4 } else { stored }).min(ANSWER_BYTES_MAX) + all.len() * 16 + 64
+        (out, statuses)
     }
 }
-
-/// Keys that are answered before others get their turn: with hundreds of features that change with time about 5 ms.
-const KEYS_AT_A_TIME: usize = 64;

@@ -1,5 +1,5 @@
 //! The bytes of all requests being worked on, and the limit on them: beyond it a request is turned away, not queued. The
-//! front door has one for events; questions of gRPC have their own.
+//! front door has one for events; questions about features have their own.
 //!
 //! Counts body bytes, packed and unpacked. The records made of a body are slices of it; with their bookkeeping tiny events
 //! take a small multiple of what is counted here.

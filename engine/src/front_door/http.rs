@@ -3,7 +3,10 @@
 //! Reads bodies within the limits and words the answers. What the events are is for [`super::batch`] to say; how trackers want
 //! to be answered, for [`super::tracker_http`].
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
@@ -93,18 +96,7 @@ async fn receive(limits: &Limits, gate: &Gate, headers: &HeaderMap, body: Body) 
         return Err(Refusal::TooLarge(limits.body_bytes_max));
     }
     let mut hold = gate.enter(0)?;
-    let slow = || Refusal::Slow(limits.body_timeout.as_secs());
-    let read = read_body(body, announced.unwrap_or(0), limits.body_bytes_max, &mut hold);
-    let body = match tokio::time::timeout(limits.body_timeout, read).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(Unread::Refused(refusal))) => return Err(refusal),
-        // The server may be the first to lose its patience.
-        Ok(Err(Unread::Broken(error))) if server::is_late(&error) => return Err(slow()),
-        Ok(Err(Unread::Broken(_))) => {
-            return Err(Refusal::Malformed("the connection broke in the middle of the body".to_owned()));
-        }
-        Err(_) => return Err(slow()),
-    };
+    let body = collect(body, announced.unwrap_or(0), limits.body_bytes_max, limits.body_timeout, &mut hold).await?;
     Ok((body, hold))
 }
 
@@ -126,6 +118,27 @@ fn encoding(headers: &HeaderMap) -> Result<Encoding, Refusal> {
         }
     }
     Ok(found)
+}
+
+/// Collects a body within its limits of bytes and time, asking the gate for each piece.
+pub(crate) async fn collect(
+    body: Body,
+    announced: usize,
+    bytes_max: usize,
+    time: Duration,
+    hold: &mut Hold,
+) -> Result<Bytes, Refusal> {
+    let slow = || Refusal::Slow(time.as_secs());
+    match tokio::time::timeout(time, read_body(body, announced, bytes_max, hold)).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(Unread::Refused(refusal))) => Err(refusal),
+        // The server may be the first to lose its patience.
+        Ok(Err(Unread::Broken(error))) if server::is_late(&error) => Err(slow()),
+        Ok(Err(Unread::Broken(_))) => {
+            Err(Refusal::Malformed("the connection broke in the middle of the body".to_owned()))
+        }
+        Err(_) => Err(slow()),
+    }
 }
 
 /// Why there is no body.
@@ -192,7 +205,7 @@ pub(super) fn json(code: StatusCode, body: Vec<u8>) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use std::{convert::Infallible, time::Duration};
+    use std::convert::Infallible;
 
     use futures_util::{StreamExt, stream};
     use http_body_util::Full;

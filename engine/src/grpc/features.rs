@@ -23,11 +23,8 @@ use super::{
 };
 use crate::{
     faces::observe,
-    features::{ANSWER_BYTES_MAX, Ask, FeatureReader, Found, Refusal, Status as Read},
+    features::{ANSWER_BYTES_MAX, Ask, FeatureReader, Found, Refusal, Status as Read, turn::Turn},
 };
-
-/// Keys that are answered before others get their turn.
-const KEYS_AT_A_TIME: usize = 64;
 
 /// See the module.
 pub(super) struct FeatureCalls {
@@ -35,7 +32,7 @@ pub(super) struct FeatureCalls {
 }
 
 /// What one call asks, and as of when it is answered.
-struct Reading<'a> {
+struct Answering<'a> {
     reader: &'a FeatureReader,
     at: Timestamp,
     chosen: Option<Chosen>,
@@ -49,25 +46,26 @@ impl FeatureCalls {
     async fn batch(&self, request: BatchGetRequest) -> Result<Vec<OfKey>, Refusal> {
         let BatchGetRequest { keys, features, min_seq, wait_ms } = request;
         let ask = ask(&keys, features, min_seq, wait_ms)?;
-        let _room = if ask.keys.len() > 1 { Some(self.reader.room()?) } else { None };
-        let all = self.reader.read(&ask).await?;
+        let mut reading = self.reader.read(&ask).await?;
         let set = self.reader.declared();
         let chosen = ask.features.as_ref().map(|names| Chosen::new(names.iter().map(String::as_str), set));
-        let mut reading = Reading { reader: &self.reader, at: self.reader.now(), chosen };
-        let (mut results, mut bytes) = (Vec::with_capacity(all.len()), 0);
-        for (place, (key, found)) in keys.into_iter().zip(&all).enumerate() {
-            let (read, answer) = reading.of_key(key, found);
-            bytes += answer.as_ref().map_or(0, |answer| answer.features_json.len());
-            if bytes > ANSWER_BYTES_MAX {
-                return Err(Refusal::AnswerTooLarge);
-            }
-            results.push(OfKey { status: status(read).into(), answer });
-            if place % KEYS_AT_A_TIME == KEYS_AT_A_TIME - 1 {
-                tokio::task::yield_now().await;
+        let mut answering = Answering { reader: &self.reader, at: self.reader.now(), chosen };
+        let (mut results, mut bytes) = (Vec::with_capacity(keys.len()), 0);
+        let (mut keys, mut turn) = (keys.into_iter(), Turn::new());
+        while let Some(some) = reading.next().await {
+            for (found, key) in some.iter().zip(&mut keys) {
+                let (read, answer) = answering.of_key(key, found);
+                bytes += answer.as_ref().map_or(0, |answer| answer.features_json.len());
+                if bytes > ANSWER_BYTES_MAX {
+                    return Err(Refusal::AnswerTooLarge);
+                }
+                results.push(OfKey { status: status(read).into(), answer });
+                turn.pause().await;
             }
         }
         let statuses: Vec<Read> = results.iter().map(|result| read(result.status())).collect();
         observe::feature_keys(&statuses);
+        reading.end()?;
         Ok(results)
     }
 }
@@ -83,10 +81,10 @@ fn ask(
     Ask::many(keys.iter().map(String::as_str), features, min_seq, wait)
 }
 
-impl Reading<'_> {
+impl Answering<'_> {
     fn of_key(&mut self, key: String, found: &Found) -> (Read, Option<FeatureAnswer>) {
         let Some(stored) = &found.stored else {
-            return (if found.behind { Read::Behind } else { Read::Unknown }, None);
+            return (found.without_answer(), None);
         };
         match self.answer(key, stored, found) {
             Some(answer) => (if found.behind { Read::Behind } else { Read::Found }, Some(answer)),
@@ -129,6 +127,7 @@ fn status(read: Read) -> result::Status {
         Read::Unknown => result::Status::Unknown,
         Read::Behind => result::Status::Behind,
         Read::Unreadable => result::Status::Unreadable,
+        Read::Unavailable => result::Status::Unavailable,
     }
 }
 
@@ -137,6 +136,7 @@ fn read(status: result::Status) -> Read {
         result::Status::Found => Read::Found,
         result::Status::Behind => Read::Behind,
         result::Status::Unreadable => Read::Unreadable,
+        result::Status::Unavailable => Read::Unavailable,
         result::Status::Unknown | result::Status::Unspecified => Read::Unknown,
     }
 }

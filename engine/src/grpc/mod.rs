@@ -28,9 +28,8 @@ use self::{
     proto::{features_server::FeaturesServer, ingest_server::IngestServer},
 };
 use crate::{
-    faces,
-    features::{ANSWER_BYTES_MAX, BODY_BYTES_MAX, BODY_TIMEOUT, FeatureReader, MESSAGES_BYTES_MAX},
-    front_door::{FrontDoor, gate::Gate},
+    features::{ANSWER_BYTES_MAX, BODY_BYTES_MAX, BODY_TIMEOUT, FeatureReader},
+    front_door::FrontDoor,
     server,
 };
 
@@ -69,13 +68,14 @@ pub fn ingest_routes(door: Arc<FrontDoor>, key: Option<KeyMember>) -> Router {
 
 /// The route of `Features`.
 pub fn features_routes(reader: Arc<FeatureReader>) -> Router {
+    let gate = reader.gate().clone();
     let server = FeaturesServer::new(FeatureCalls::new(reader))
         .max_decoding_message_size(BODY_BYTES_MAX)
         .max_encoding_message_size(2 * ANSWER_BYTES_MAX)
         .accept_compressed(CompressionEncoding::Gzip)
         .send_compressed(CompressionEncoding::Gzip);
     let intake = Arc::new(Intake {
-        gate: Gate::telling(MESSAGES_BYTES_MAX, faces::observe::feature_in_flight),
+        gate,
         bytes_max: BODY_BYTES_MAX,
         timeout: BODY_TIMEOUT,
         refused: status::of_missed_question,

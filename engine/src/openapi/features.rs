@@ -92,6 +92,8 @@ enum FeatureStatus {
     Unknown,
     Behind,
     Unreadable,
+    /// It is not in memory and the store does not answer.
+    Unavailable,
 }
 
 /// A question of Feast.
@@ -148,6 +150,8 @@ enum FeastStatus {
     NullValue,
     NotFound,
     OutsideMaxAge,
+    /// What is stored makes no sense, or the store does not answer.
+    Invalid,
 }
 
 /// Features of one key
@@ -180,7 +184,7 @@ pub(super) fn get_features() {}
         (status = 408, description = "The body did not arrive in time", body = Problem),
         (status = 413, description = "Too many keys or features, or too large an answer", body = Problem),
         (status = 429, description = "Too many such requests at once", body = Problem),
-        (status = 503, description = "Some key is not in memory and the store does not answer", body = Problem),
+        (status = 503, description = "No key is in memory and the store does not answer", body = Problem),
     ),
 )]
 pub(super) fn get_many_features() {}
@@ -195,8 +199,7 @@ pub(super) fn get_many_features() {}
         (status = 408, description = "The body did not arrive in time", body = Problem),
         (status = 413, description = "Too many entities or features, or too large an answer", body = Problem),
         (status = 429, description = "Too many such requests at once", body = Problem),
-        (status = 500, description = "What is stored makes no sense", body = Problem),
-        (status = 503, description = "Some key is not in memory and the store does not answer", body = Problem),
+        (status = 503, description = "No key is in memory and the store does not answer", body = Problem),
     ),
 )]
 pub(super) fn get_online_features() {}

@@ -337,6 +337,24 @@ mod tests {
         assert_eq!(answer.headers()["access-control-expose-headers"], "retry-after");
     }
 
+    #[tokio::test]
+    async fn on_an_open_address_questions_must_name_it_and_events_need_not() {
+        use tower_service::Service as _;
+        let keeper = Gatekeeper::default();
+        let of = |path| Router::new().route(path, axum::routing::get(|| async {}));
+        let routes = keeper.ingest(of("/i")).merge(keeper.features(of("/f"))).merge(keeper.admin(of("/api/x")));
+        for (path, host, status) in [
+            ("/i", "events.example:8080", 200), // the name that a tracker was given
+            ("/f", "events.example:8080", 403),
+            ("/api/x", "events.example:8080", 403),
+            ("/f", "localhost:8080", 200),
+            ("/api/x", "127.0.0.1:8080", 200),
+        ] {
+            let request = Request::get(path).header("host", host).body(Body::empty()).expect("a request");
+            assert_eq!(routes.clone().call(request).await.expect("answered").status(), status, "{path} {host}");
+        }
+    }
+
     #[test]
     fn pages_of_other_sites_are_known_by_what_browsers_say() {
         let host = ("host", "127.0.0.1:8080");

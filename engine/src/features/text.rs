@@ -43,9 +43,9 @@ impl Status {
 /// How far a partition is, at the time of an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Progress {
-    /// Events that its log has beyond what was processed.
+    /// Events that its log has beyond what was handed to sessions.
     pub lag_events: u64,
-    /// How long ago the last processed event was stored, in seconds, while there is lag.
+    /// How long ago the last event that was handed to a session was stored, in seconds, while there is lag.
     pub lag_seconds: f64,
     /// What is served of it may be older than it should be.
     pub stale: bool,

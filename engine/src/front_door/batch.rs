@@ -43,7 +43,7 @@ const SCAN_INLINE_BYTES_MAX: usize = 64 << 10;
 const DECODE_INLINE_BYTES_MAX: usize = SCAN_INLINE_BYTES_MAX / 4;
 
 /// What a request takes of the gate beside its body while it waits for the log.
-const REQUEST_BYTES: usize = 1 << 10;
+pub const REQUEST_BYTES: usize = 1 << 10;
 
 /// The front door's limits.
 #[derive(Clone, Copy, Debug)]

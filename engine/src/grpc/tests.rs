@@ -13,7 +13,7 @@ use super::{
     ingest_routes,
     proto::{Event, SendRequest},
 };
-use crate::front_door::{Acceptor, FrontDoor, Limits, test_log::MemoryLog};
+use crate::front_door::{Acceptor, FrontDoor, Limits, batch::REQUEST_BYTES, test_log::MemoryLog};
 
 fn door(log: &Arc<MemoryLog>) -> Arc<FrontDoor> {
     let acceptor = Acceptor { keys: KeyPaths::new(["k"]), partitions: 1, event_bytes_max: 10_000 };
@@ -43,7 +43,7 @@ async fn a_request_has_room_from_its_arrival_to_its_answer() {
         let event = format!(r#"{{"k":"u","x":"{}"}}"#, "x".repeat(5_000));
         let (sent, closed) = (framed(&event), log.close());
         // The message, without its prefix, and its event on the way to the log.
-        let held = sent.len() - 5 + event.len();
+        let held = sent.len() - 5 + event.len() + REQUEST_BYTES;
         let call = tokio::spawn(called(routes, path, sent));
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
         while door.gate().in_flight() != held {

@@ -44,11 +44,12 @@ pub(super) struct FeatureAnswer {
     behind: Option<bool>,
 }
 
-/// What the log of the partition has beyond what was processed.
+/// What the log of the partition has beyond what was handed to sessions; these need some milliseconds for it, unless their
+/// handler takes longer.
 #[derive(Serialize, ToSchema)]
 struct Lag {
     events: u64,
-    /// How long ago the last processed event was stored, while there are such events.
+    /// How long ago the last event that was handed to a session was stored, while there are such events.
     #[schema(minimum = 0)]
     seconds: f64,
 }

@@ -84,6 +84,10 @@ pub struct CommitterArguments {
     pub trials: Arc<Trials>,
 }
 
+/// Entries of a checkpoint in one batch while there is time: a shard gives nothing else away while it gives away shares, so
+/// this is what the freshness of features waits for. Under load larger batches cost less.
+const SHARES_AT_A_TIME: usize = 128;
+
 /// Answered when a write is committed.
 pub type WriteReply = oneshot::Sender<Result<(), StoreError>>;
 
@@ -382,7 +386,10 @@ impl CommitterState {
 
     /// Writes the next part of a checkpoint; false when no key with a share is ready.
     async fn write_shares(&mut self) -> Result<bool, ActorFailure> {
-        let max = fault_point::batch_max(self.args.store.batch_max());
+        let mut max = fault_point::batch_max(self.args.store.batch_max());
+        if !self.is_busy() {
+            max = max.min(SHARES_AT_A_TIME); // between two batches what is new is published
+        }
         let (partition, tag) = (self.args.claim.partition, self.tag());
         let Phase::Writing(under) = &mut self.phase else { return Ok(false) };
         if under.entries.len() + under.answers.len() < max

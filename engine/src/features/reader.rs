@@ -198,7 +198,7 @@ impl FeatureReader {
             some.iter().for_each(|(place, _)| told[*place] = true);
             let waits = late.iter().map(|(place, _)| waits.remove(place).flatten());
             let came = join_all(waits.map(|waits| async move {
-                let Some(waits) = waits else { return None };
+                let waits = waits?;
                 Some(matches!(tokio::time::timeout_at(deadline, waits).await, Ok(Ok(()))))
             }));
             for ((place, _), came) in late.iter().zip(came.await) {

@@ -74,12 +74,17 @@ pub(super) async fn take(
     let (parts, body) = request.into_parts();
     let encoding = encoding(&parts.headers)?;
     let mut head = head(door, parts);
-    if !wire.protocol().is_tracker() {
+    let sender = head.credentials.sender();
+    let gate = if !wire.protocol().is_tracker() {
         // Their bodies cannot say who sends: those who may not should not take up room with them.
-        door.admissions().admit(&head.credentials.sender(), None, 0)?;
-    }
-    // A tracker's body may say it: until it is read, its sender is a guest.
-    let gate = if door.admissions().knows(&head.credentials.sender()) { door.gate() } else { door.guests() };
+        door.admissions().admit(&sender, None, 0)?;
+        door.gate()
+    } else if door.admissions().knows(&sender) {
+        door.gate()
+    } else {
+        // A tracker's body may say it: until it is read, its sender is a guest.
+        door.guests()
+    };
     let (body, hold) = receive(door.limits(), gate, &head.headers, body).await?;
     complete(&mut head);
     // A CloudEvent may be all in its headers; in every other protocol the events are in the body.

@@ -77,7 +77,13 @@ fn measure(set: &FeatureSet, batches: &[EventBatch]) {
     let mut next = parts.iter().cycle();
     let (read, _) = each(&mut |_, out| {
         let part = next.next().map_or(&[][..], Vec::as_slice);
-        set.write_decaying(part, at, &mut Features::new(out)).unwrap_or_default();
+        set.write_kept(part, at, None, &mut Features::new(out)).unwrap_or_default();
+    });
+    let picked = set.pick_changing(set.decaying_names().step_by(5));
+    let mut next = parts.iter().cycle();
+    let (some, _) = each(&mut |_, out| {
+        let part = next.next().map_or(&[][..], Vec::as_slice);
+        set.write_kept(part, at, Some(&picked), &mut Features::new(out)).unwrap_or_default();
     });
     let stored_states = encoded(&|state, out| state.encode(set, out));
     let mut next = stored_states.iter().cycle();
@@ -89,6 +95,7 @@ fn measure(set: &FeatureSet, batches: &[EventBatch]) {
     println!("  decode the state:        {decode:>8.1} µs");
     println!("  encode what decays:      {kept:>8.1} µs   {decaying} bytes");
     println!("  write what decays of it: {read:>8.1} µs");
+    println!("  write every 5th of them: {some:>8.1} µs");
 }
 
 /// Nanoseconds that this thread has run so far.

@@ -21,8 +21,12 @@ use tokio::runtime;
 /// A measurement: prints its lines.
 type Measure = fn(&runtime::Runtime) -> anyhow::Result<()>;
 
-const MEASUREMENTS: [(&str, Measure); 3] =
-    [("ingest", ingest::measure), ("reads", reads::measure), ("fresh", fresh::measure)];
+const MEASUREMENTS: [(&str, Measure); 4] = [
+    ("ingest", ingest::measure),
+    ("reads", reads::measure),
+    ("windows", reads::measure_windows),
+    ("fresh", fresh::measure),
+];
 
 fn main() -> anyhow::Result<()> {
     let chosen: Vec<String> = env::args().skip(1).collect();

@@ -4,13 +4,13 @@
 use std::{
     fs,
     io::Write as _,
-    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Command, Stdio},
     time::Duration,
 };
 
 use keyloom_tests::support::{
+    certificates,
     engine::{Engine, Topology, binary, folder, keyloom, succeed},
     http::{self, Answer},
     metrics::Metrics,
@@ -228,25 +228,6 @@ fn each_face_may_have_an_address_of_its_own() {
     assert_eq!(engine.drain(), 0, "{}", engine.process.output());
 }
 
-/// Certificates: an authority, the engine, and a client called `svc.example`.
-fn certificates(folder: &Path) {
-    let openssl = |arguments: &str| {
-        let output = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output();
-        let output = output.expect("the command openssl is on this machine");
-        assert!(output.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-    };
-    let ec = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
-    openssl(&format!("req -x509 {ec} -days 2 -keyout ca.key -out ca.pem -subj /CN=ca"));
-    for (name, names) in [("server", "DNS:localhost"), ("client", "DNS:svc.example")] {
-        fs::write(folder.join("extensions"), format!("subjectAltName={names}\n")).expect("writable");
-        openssl(&format!("req {ec} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
-        openssl(&format!(
-            "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile extensions -out {name}.pem"
-        ));
-        fs::set_permissions(folder.join(format!("{name}.key")), fs::Permissions::from_mode(0o600)).expect("ours");
-    }
-}
-
 /// `GET path` over TLS by the command openssl, with or without the client's certificate.
 fn get_over_tls(folder: &Path, port: u16, path: &str, headers: &str, with_certificate: bool) -> String {
     let mut openssl = Command::new("openssl");
@@ -266,7 +247,7 @@ fn get_over_tls(folder: &Path, port: u16, path: &str, headers: &str, with_certif
 #[test]
 fn over_tls_certificates_and_tokens_open_doors_for_programs_and_commands() {
     let folder = folder();
-    certificates(folder.path());
+    certificates::make(folder.path());
     let (token, section) = token("operator", &["ingest", "admin-write"]);
     let http = "tls = { cert = \"server.pem\", key = \"server.key\", client_ca = \"ca.pem\" }".to_owned();
     let more = format!("[access.svc]\ncertificate = \"svc.example\"\nroles = [\"metrics\"]\n{section}");

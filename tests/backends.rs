@@ -3,6 +3,8 @@
 
 use std::{
     collections::BTreeSet,
+    fs,
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     thread,
@@ -17,7 +19,8 @@ use keyloom_actors::{
 };
 use keyloom_engine::backend::{RedisBackend, RedisOptions};
 use keyloom_tests::support::{
-    engine::{Engine, Topology, folder},
+    certificates,
+    engine::{Engine, Topology, binary, folder},
     homes::{dynamo_answer, redis_answer},
     http,
     servers::{Dynamo, Nats, Redis, free_port},
@@ -123,6 +126,48 @@ fn a_redis_has_what_the_engine_says_through_kills_of_both() {
     engine.post_events(&events(1_000_000, USERS));
     wait_equal(&engine, |user| redis_answer(&redis, &format!("f:{user}")));
     assert_eq!(backend_metric(&engine, "keyloom_backend_resyncs_total"), 0.0);
+}
+
+#[test]
+fn a_redis_behind_tls_and_a_password_is_known_by_its_certificate() {
+    if skipped("redis") {
+        return;
+    }
+    let folder = folder();
+    certificates::make(folder.path());
+    let port = free_port().to_string();
+    let tls = "--tls-cert-file server.pem --tls-key-file server.key --tls-ca-cert-file ca.pem --tls-auth-clients no";
+    let mut words = vec!["--tls-port", &port];
+    words.extend(tls.split(' '));
+    let redis = Redis::start(folder.path(), &words);
+    redis.ask(&["ACL", "SETUSER", "keyloom", "on", ">hunter2", "allkeys", "+@all"]);
+    redis.ask(&["ACL", "SETUSER", "default", "-@all", "+get"]); // what this test reads
+    let topology = |ca: &str| {
+        let user = "user = \"keyloom\"\npassword = { file = \"secret\" }\nprefix = \"f:\"";
+        let more = format!("[backend]\nkind = \"redis\"\nurl = \"rediss://127.0.0.1:{port}\"\n{ca}{user}\n");
+        Topology { partitions: 2, more, ..Topology::default() }
+    };
+    let secret = folder.path().join("secret");
+    fs::write(&secret, "hunter2\n").expect("writable");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).expect("ours");
+    // The system vouches for no test's authority: nothing is put there.
+    let mut engine = Engine::start(folder.path(), &topology(""));
+    engine.post_events(&events(0, USERS));
+    wait_for("the certificate to be refused", PATIENCE, || {
+        let said = engine.process.output();
+        if said.contains("invalid peer certificate") { Ok(()) } else { Err(said) }
+    });
+    assert_eq!(redis_answer(&redis, "f:user 1"), None);
+    assert_eq!(engine.drain(), 0);
+    let engine = Engine::start(folder.path(), &topology("ca = \"ca.pem\"\n"));
+    engine.wait_settled(USERS, 0);
+    wait_equal(&engine, |user| redis_answer(&redis, &format!("f:{user}")));
+    assert!(!engine.process.output().contains("hunter2"));
+    drop(engine);
+    // A file that is no certificate is refused before anything runs.
+    let mut wrong = Engine::launch(&binary("keyloom"), folder.path(), &topology("ca = \"server.key\"\n"));
+    wait_for("the engine to end", PATIENCE, || wrong.process.ended().map(|_| ()).ok_or_else(|| wrong.process.output()));
+    assert!(wrong.process.output().contains("server.key holds no certificate in PEM"), "{}", wrong.process.output());
 }
 
 #[test]

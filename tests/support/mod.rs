@@ -2,6 +2,7 @@
 //! saw when the deadline passes; nothing sleeps and hopes. Failures panic: these are tests.
 
 pub mod audit;
+pub mod certificates;
 pub mod clients;
 pub mod disk;
 pub mod engine;

@@ -9,7 +9,7 @@ use hashbrown::{HashMap, HashSet, hash_map::Entry};
 
 use crate::{
     event::members::{self, members},
-    features::FeatureSet,
+    features::{FeatureSet, Picked},
 };
 
 /// The features that somebody asks for, by name.
@@ -17,8 +17,8 @@ use crate::{
 pub struct Chosen {
     /// By name, as JSON writes it, without quotes.
     places: HashMap<Box<[u8]>, Asked>,
-    /// How many of them change with time alone.
-    changing: usize,
+    /// Those that change with time alone.
+    changing: Picked,
     /// The names in the last answer that was cut, as they stand there up to the value, and what they are to us: keys mostly
     /// have the same features in the same order, and then no name has to be looked up.
     layout: Vec<(Name, Wanted)>,
@@ -77,14 +77,16 @@ impl Chosen {
     /// The features with these names; a name counts once, at its first place.
     pub fn new<'a>(names: impl IntoIterator<Item = &'a str>, set: &FeatureSet) -> Self {
         let mut chosen = Self::default();
+        let mut changing = Vec::new();
         for (place, name) in names.into_iter().enumerate() {
             let json = serde_json::to_vec(name).expect("a string in memory serializes");
             if let Entry::Vacant(free) = chosen.places.entry(json[1..json.len() - 1].into()) {
                 let wanted = if set.changes(name) { Wanted::Changing } else { Wanted::Lasting };
-                chosen.changing += usize::from(wanted == Wanted::Changing);
                 free.insert(Asked { place, wanted });
+                changing.extend((wanted == Wanted::Changing).then_some(name));
             }
         }
+        chosen.changing = set.pick_changing(changing.into_iter());
         chosen
     }
 
@@ -93,9 +95,9 @@ impl Chosen {
         self.places.get(name).map(|asked| asked.place)
     }
 
-    /// How many of the names are of features that change with time alone.
-    pub(super) fn changing(&self) -> usize {
-        self.changing
+    /// Those that change with time alone.
+    pub(super) fn changing(&self) -> &Picked {
+        &self.changing
     }
 
     /// How many names are asked for.
@@ -122,7 +124,7 @@ impl Chosen {
             }
         };
         // Behind the last of them nothing is read: it mostly is what takes longest, because it comes from memory.
-        let mut to_find = self.places.len() - self.changing;
+        let mut to_find = self.places.len() - self.changing.len();
         for place in 0.. {
             if to_find == 0 {
                 break;

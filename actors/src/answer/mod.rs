@@ -12,11 +12,10 @@ pub mod readers;
 
 use base64::{Engine, prelude::BASE64_STANDARD_NO_PAD};
 use bytes::Bytes;
-use serde::Deserialize;
 
 use crate::{
     event::members::{self, members},
-    features::{FeatureSet, FeatureState},
+    features::{FeatureSet, FeatureState, Picked},
     handler::{Features, StateError},
     key::Key,
     timestamp::Timestamp,
@@ -29,15 +28,22 @@ const FEATURES: &[u8] = b",\"features\":{";
 const EVENT_TIME: &[u8] = b"},\"event_time\":\"";
 const SEQ: &[u8] = b"\",\"seq\":";
 const DECAYING: &[u8] = b",\"decaying\":";
+const STATE: &[u8] = b",\"state\":\"";
 
-#[derive(Deserialize)]
+/// What an answer says before the kept state.
 struct Decaying<'a> {
     from: usize,
     to: usize,
     /// [`FeatureSet::split`] of the set it was written with; older answers do not say.
-    #[serde(default)]
     set: &'a str,
-    state: &'a str,
+}
+
+impl<'a> Decaying<'a> {
+    fn parse(text: &'a [u8]) -> Option<Self> {
+        let (from, rest) = std::str::from_utf8(text).ok()?.strip_prefix("{\"from\":")?.split_once(",\"to\":")?;
+        let (to, set) = rest.split_once(",\"set\":\"").unwrap_or((rest, "\""));
+        Some(Self { from: from.parse().ok()?, to: to.parse().ok()?, set: set.strip_suffix('"')? })
+    }
 }
 
 /// What an answer says beside features.
@@ -137,7 +143,8 @@ pub struct Stored<'a> {
     lasting: &'a [u8],
     /// The others, as of that event; and what it takes to say them again.
     changing: &'a [u8],
-    state: Option<&'a str>,
+    /// Base64.
+    state: Option<&'a [u8]>,
     /// What it was written with, where anything is changing.
     split: &'a str,
     /// From the brace behind the features on, without what is the engine's business and the last brace.
@@ -148,6 +155,14 @@ impl<'a> Stored<'a> {
     /// Takes `stored` apart; `None` when it is no answer.
     pub fn parse(stored: &'a [u8]) -> Option<Self> {
         let open = stored.strip_suffix(b"}")?;
+        // The state is the longest part, and nothing that is looked for is in it.
+        let (open, state) = match open.strip_suffix(b"\"}") {
+            None => (open, None),
+            Some(open) => {
+                let state = memchr::memrchr(b'"', open)? + 1;
+                (open[..state].strip_suffix(STATE)?, Some(&open[state..]))
+            }
+        };
         // The key may say anything at all, also what an answer says.
         let key_end = KEY.len() + members::string_end(open.strip_prefix(KEY)?)?;
         let from = key_end + memchr::memmem::find(&open[key_end..], FEATURES)? + FEATURES.len();
@@ -161,15 +176,19 @@ impl<'a> Stored<'a> {
         let seq = std::str::from_utf8(&digits[..digits_end]).ok()?.parse().ok()?;
         let behind_end = open.len() - (digits.len() - digits_end);
         let (features, behind) = (&open[from..to], &open[to..behind_end]);
-        let (before, changing, state, split) = (&open[..from], &[][..], None, "");
+        let (before, changing, split) = (&open[..from], &[][..], "");
         let mut parts = Self { event_time, seq, before, lasting: features, changing, state, split, behind };
-        if let Some(decaying) = open[behind_end..].strip_prefix(DECAYING) {
-            let Decaying { from: changing, to: end, set, state } = serde_json::from_slice(decaying).ok()?;
-            if changing < from || changing > to || end != to {
-                return None;
+        match (open[behind_end..].strip_prefix(DECAYING), state) {
+            (None, None) => {}
+            (Some(decaying), Some(_)) => {
+                let Decaying { from: changing, to: end, set } = Decaying::parse(decaying)?;
+                if changing < from || changing > to || end != to {
+                    return None;
+                }
+                (parts.lasting, parts.changing) = features.split_at(changing - from);
+                parts.split = set;
             }
-            (parts.lasting, parts.changing) = features.split_at(changing - from);
-            (parts.state, parts.split) = (Some(state), set);
+            _ => return None,
         }
         Some(parts)
     }
@@ -216,15 +235,15 @@ impl<'a> Stored<'a> {
         let from = out.len();
         let Some(chosen) = chosen else {
             out.extend_from_slice(self.lasting);
-            return self.write_changing(out, from, set, at, |_| true).map(|()| 0);
+            return self.write_changing(out, from, set, at, None).map(|()| 0);
         };
         let lasting = chosen.cut(self.lasting, out);
-        if chosen.changing() == 0 {
+        let changing = chosen.changing();
+        if changing.is_empty() {
             return Some(lasting);
         }
         let behind = out.len();
-        // Names of declared features are written as they are.
-        self.write_changing(out, from, set, at, |name| chosen.place(name.as_bytes()).is_some())?;
+        self.write_changing(out, from, set, at, Some(changing))?;
         Some(lasting + members(&out[behind..]).count())
     }
 
@@ -234,11 +253,11 @@ impl<'a> Stored<'a> {
         from: usize,
         set: &FeatureSet,
         at: Timestamp,
-        wanted: impl Fn(&str) -> bool,
+        picked: Option<&Picked>,
     ) -> Option<()> {
         let Some(state) = self.state else { return Some(()) };
         let state = BASE64_STANDARD_NO_PAD.decode(state).ok()?;
-        sound(set.write_decaying_chosen(&state, at, &mut features_behind(out, from), wanted))
+        sound(set.write_kept(&state, at, picked, &mut features_behind(out, from)))
     }
 }
 

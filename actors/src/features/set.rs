@@ -15,6 +15,7 @@ use super::{
     definition::{Definition, DefinitionProblem, Function, Settings},
     derived::Derived,
     expression::{Predicate, Source},
+    picked::Picked,
     planning::{self, Planned, Problems},
     slot::Plan,
     typing::Type,
@@ -34,8 +35,8 @@ pub struct FeatureSet {
     pub(super) features: Vec<Feature>,
     /// By hash, ascending.
     pub(super) plans: Vec<Plan>,
-    /// Whether a slot is needed for values that change with time alone.
-    pub(super) decaying: Vec<bool>,
+    /// All features that change with time alone.
+    pub(super) changing: Picked,
     pub(super) predicates: Vec<Predicate>,
     pub(super) sources: Vec<Source>,
     /// Slots by the value they take.
@@ -43,8 +44,6 @@ pub struct FeatureSet {
     pub(super) lateness: i64,
     pub(super) gap: i64,
     pub(super) sessions: bool,
-    /// Whether the newest session itself is needed for values that change with time alone.
-    pub(super) sessions_decay: bool,
     pub(super) numbers: bool,
     pub(super) expires: bool,
     /// See [`FeatureSet::split`].
@@ -126,7 +125,7 @@ impl FeatureSet {
 
     /// Whether some value changes with time alone.
     pub fn decays(&self) -> bool {
-        self.features.iter().any(|feature| feature.decays)
+        !self.changing.features.is_empty()
     }
 
     /// What decides which part of an answer a feature stands in, and what is kept to say it again, in short: answers that
@@ -305,22 +304,8 @@ impl<'a> Building<'a> {
                 *slot = moved[*slot];
             }
         }
-        set.decaying = vec![false; set.plans.len()];
-        let mut needed: Vec<usize> = (0..set.features.len()).filter(|place| set.features[*place].decays).collect();
-        let mut seen = vec![false; set.features.len()];
-        while let Some(place) = needed.pop() {
-            if std::mem::replace(&mut seen[place], true) {
-                continue;
-            }
-            match &set.features[place].kind {
-                FeatureKind::Slot(slot) => {
-                    set.decaying[*slot] = true;
-                    set.sessions_decay |= set.plans[*slot].span == super::window::Span::Session;
-                }
-                FeatureKind::Session(_) => set.sessions_decay = true,
-                FeatureKind::Derived(derived) => needed.extend(derived.inputs()),
-            }
-        }
+        let changing = (0..set.features.len()).filter(|place| set.features[*place].decays).collect();
+        set.changing = Picked::of(&set, changing, set.expires);
         let line = |f: &Feature| format!("{}={:016x} {:?} {}", f.name, f.hash, f.ttl, f.decays);
         let all: Vec<String> = set.features.iter().map(line).collect();
         set.split = format!("{:016x}", xxh3_64(all.join("\n").as_bytes()));

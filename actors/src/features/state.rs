@@ -4,6 +4,7 @@
 //! definition: what is no longer declared is left out when they are read, what is new starts empty, the rest stays.
 
 use super::{
+    picked::Picked,
     scalar,
     session::{Happened, Session},
     set::{BUILT_IN, FeatureKind, FeatureSet},
@@ -143,35 +144,41 @@ impl FeatureState {
 
     /// Writes all features as of `at`, by name, and the built-in ones behind them.
     pub fn write(&self, set: &FeatureSet, at: Timestamp, out: &mut Features<'_>) {
-        self.write_some(set, at, out, |_, _| true);
+        self.write_some(set, at, out, 0..set.features.len());
         self.write_counts(set, out);
         self.write_expired(set, at, out);
     }
 
     /// Writes the features that stay as they are until the next event.
     pub fn write_lasting(&self, set: &FeatureSet, out: &mut Features<'_>) {
-        self.write_some(set, Timestamp(i64::MIN), out, |_, decays| !decays);
+        let lasting = (0..set.features.len()).filter(|place| !set.features[*place].decays);
+        self.write_some(set, Timestamp(i64::MIN), out, lasting);
         self.write_counts(set, out);
     }
 
     /// Writes the features that change with time alone, as of `at`.
     pub fn write_changing(&self, set: &FeatureSet, at: Timestamp, out: &mut Features<'_>) {
-        self.write_chosen(set, at, out, |_| true);
+        self.write_picked(set, &set.changing, at, out);
     }
 
-    /// The same, of those features whose names are `wanted`.
-    fn write_chosen(&self, set: &FeatureSet, at: Timestamp, out: &mut Features<'_>, wanted: impl Fn(&str) -> bool) {
-        self.write_some(set, at, out, |name, decays| decays && wanted(name));
-        if wanted(BUILT_IN[3]) {
+    fn write_picked(&self, set: &FeatureSet, picked: &Picked, at: Timestamp, out: &mut Features<'_>) {
+        self.write_some(set, at, out, picked.features.iter().copied());
+        if picked.expired {
             self.write_expired(set, at, out);
         }
     }
 
-    fn write_some(&self, set: &FeatureSet, at: Timestamp, out: &mut Features<'_>, wanted: impl Fn(&str, bool) -> bool) {
+    fn write_some(
+        &self,
+        set: &FeatureSet,
+        at: Timestamp,
+        out: &mut Features<'_>,
+        features: impl Iterator<Item = usize>,
+    ) {
         let mut reading = self.reading(set, at);
-        for (place, feature) in set.features.iter().enumerate().filter(|(_, f)| wanted(&f.name, f.decays)) {
+        for place in features {
             reading.prepare(place);
-            out.set(&feature.name, reading.known(place));
+            out.set(&set.features[place].name, reading.known(place));
         }
     }
 
@@ -223,10 +230,10 @@ impl FeatureState {
         self.encode_some(set, out, set.sessions, |_| true);
     }
 
-    /// Appends what [`FeatureSet::write_decaying`] needs: the part of the state that values depend on which change with
+    /// Appends what [`FeatureSet::write_kept`] needs: the part of the state that values depend on which change with
     /// time alone.
     pub fn encode_decaying(&self, set: &FeatureSet, out: &mut Vec<u8>) {
-        self.encode_some(set, out, set.sessions_decay, |place| set.decaying[place]);
+        self.encode_some(set, out, set.changing.session, |slot| set.changing.needs(slot));
     }
 
     fn encode_some(&self, set: &FeatureSet, out: &mut Vec<u8>, sessions: bool, wanted: impl Fn(usize) -> bool) {
@@ -249,6 +256,11 @@ impl FeatureState {
 
     /// Reads what [`FeatureState::encode`] wrote, perhaps with other definitions.
     pub fn decode(set: &FeatureSet, bytes: &[u8]) -> Result<Self, StateError> {
+        Self::decode_some(set, bytes, |_| true)
+    }
+
+    /// The same; of the slots that are not `wanted` only when they last changed.
+    fn decode_some(set: &FeatureSet, bytes: &[u8], wanted: impl Fn(usize) -> bool) -> Result<Self, StateError> {
         let broken = |what: &str| StateError(format!("the state of declared features cannot be read: {what}"));
         let mut state = Self::new(set);
         type Head = (u8, Option<i64>, u64, u64, u64, Option<(i64, Session)>);
@@ -266,7 +278,7 @@ impl FeatureState {
                 state.session = session;
             }
         }
-        let mut before = None;
+        let (mut before, mut next) = (None, 0);
         while !rest.is_empty() {
             let ((hash, updated, payload), behind) =
                 postcard::take_from_bytes::<(u64, i64, &[u8])>(rest).map_err(|e| broken(&e.to_string()))?;
@@ -275,9 +287,18 @@ impl FeatureState {
                 return Err(broken("its parts are out of order"));
             }
             before = Some(hash);
-            if let Ok(place) = set.plans.binary_search_by_key(&hash, |plan| plan.hash) {
-                let slot = Slot::decode(&set.plans[place], payload).ok_or_else(|| broken("a value makes no sense"))?;
-                state.slots[place] = Held { updated, slot };
+            // Both go by hash, and mostly they are the same.
+            while set.plans.get(next).is_some_and(|plan| plan.hash < hash) {
+                next += 1;
+            }
+            if set.plans.get(next).is_some_and(|plan| plan.hash == hash) {
+                let place = next;
+                let held = &mut state.slots[place];
+                held.updated = updated;
+                if wanted(place) {
+                    let slot = Slot::decode(&set.plans[place], payload);
+                    held.slot = slot.ok_or_else(|| broken("a value makes no sense"))?;
+                }
             }
         }
         Ok(state)
@@ -285,20 +306,17 @@ impl FeatureState {
 }
 
 impl FeatureSet {
-    /// Writes the features that change with time alone, as of `at`, from what [`FeatureState::encode_decaying`] wrote.
-    pub fn write_decaying(&self, bytes: &[u8], at: Timestamp, out: &mut Features<'_>) -> Result<(), StateError> {
-        self.write_decaying_chosen(bytes, at, out, |_| true)
-    }
-
-    /// The same, of those features whose names are `wanted`.
-    pub fn write_decaying_chosen(
+    /// Writes the features that change with time alone, as of `at`, from what [`FeatureState::encode_decaying`] kept: all of
+    /// them, or those `picked`.
+    pub fn write_kept(
         &self,
-        bytes: &[u8],
+        kept: &[u8],
         at: Timestamp,
+        picked: Option<&Picked>,
         out: &mut Features<'_>,
-        wanted: impl Fn(&str) -> bool,
     ) -> Result<(), StateError> {
-        FeatureState::decode(self, bytes)?.write_chosen(self, at, out, wanted);
+        let picked = picked.unwrap_or(&self.changing);
+        FeatureState::decode_some(self, kept, |slot| picked.needs(slot))?.write_picked(self, picked, at, out);
         Ok(())
     }
 }

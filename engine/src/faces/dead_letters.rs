@@ -20,7 +20,10 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 
 use super::{json, observe, problem};
-use crate::dead_letters::{API_PATH, Action, ChangeRequest, Desk, DeskError, LetterId, ListRequest};
+use crate::{
+    dead_letters::{API_PATH, Action, ChangeRequest, Desk, DeskError, LetterId, ListRequest},
+    server,
+};
 
 /// Largest body: 1,000 names of letters are about 30 KiB.
 const BODY_BYTES_MAX: usize = 64 << 10;
@@ -76,6 +79,13 @@ async fn purge(face: State<Arc<Face>>, headers: HeaderMap, body: Result<Bytes, B
 async fn change(face: &Face, action: Action, headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
     let body = match body {
         Ok(body) => body,
+        Err(late) if server::is_late(&late) => {
+            return problem(
+                StatusCode::REQUEST_TIMEOUT,
+                "the request body did not arrive in time",
+                "send the body at once",
+            );
+        }
         Err(rejection) => return problem(rejection.status(), &rejection.body_text(), "ask for fewer letters at once"),
     };
     // A page of some other site can make a browser post to loopback, but not with this type.
@@ -124,4 +134,43 @@ fn answer<T: Serialize>(done: Result<T, DeskError>) -> Response {
 
 fn refuse(wrong: &str) -> Response {
     problem(StatusCode::BAD_REQUEST, wrong, "see \"Dead letters\" in the README")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use keyloom_actors::{event::KeyPaths, timestamp::SystemClock};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+    use crate::embedded::{EmbeddedHome, EmbeddedLog, EmbeddedOptions, EmbeddedStore};
+
+    #[tokio::test]
+    async fn a_body_that_does_not_arrive_is_a_408() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let options = EmbeddedOptions {
+            data_dir: folder.path().join("data"),
+            fsync: false,
+            retention_age: None,
+            retention_bytes: None,
+            dedupe_window: Duration::from_secs(600),
+        };
+        let home = EmbeddedHome::open(&options).expect("a free folder");
+        let clock = Arc::new(SystemClock);
+        let (log, store) = (EmbeddedLog::new(&home, Arc::clone(&clock) as _), EmbeddedStore::new(&home));
+        let desk = Desk::new(Arc::new(log), Arc::new(store), KeyPaths::new(["k"]), 1, clock);
+        let limits = server::Limits { body_timeout: Duration::from_millis(100), ..server::Limits::default() };
+        let server = server::Server::new(limits, None);
+        let address = server.listen(([127, 0, 0, 1], 0).into(), routes(desk)).await;
+        let mut stream = tokio::net::TcpStream::connect(address.expect("a free port")).await.expect("a connection");
+        let head = format!(
+            "POST {API_PATH}/purge HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n\
+             content-length: 9\r\n\r\n{{"
+        );
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("answered");
+        assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("did not arrive in time"), "{answer}");
+    }
 }

@@ -1,7 +1,8 @@
 //! The question and the answer of Feast's online server, version 0.67: rows of keys in, columns of values out.
 //!
-//! Pure, but for the turns of long work. Of a reference `view:feature` the feature is ours, and the view is whatever the client calls it. The one entity
-//! column holds keys: texts, or whole numbers. Not here: Feast's registry, so a feature service means nothing to us.
+//! Pure, but for the turns of long work. Of a reference `view:feature` the feature is ours, and the view is whatever the
+//! client calls it. The one entity column holds keys: texts, or whole numbers. Not here: Feast's registry, so a feature
+//! service means nothing to us.
 
 use std::{borrow::Cow, marker::PhantomData, ops::Range};
 

@@ -1,6 +1,7 @@
 //! The feature API without a protocol: what may be asked, where answers come from, and how they are put together.
 //!
-//! [`ask`], [`text`] and [`feast`] are pure; [`reader`] asks memory and store, and waits; [`turn`] lets others run. HTTP is in `faces`, gRPC in `grpc`.
+//! [`ask`], [`text`] and [`feast`] are pure; [`reader`] asks memory and store, and waits; [`turn`] lets others run. HTTP
+//! is in `faces`, gRPC in `grpc`.
 
 pub mod ask;
 pub mod feast;

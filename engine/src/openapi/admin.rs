@@ -174,6 +174,7 @@ pub(super) fn show_dead_letter() {}
     responses(
         (status = 200, description = "What became of them", body = Report),
         (status = 400, description = "The request makes no sense", body = Problem),
+        (status = 408, description = "The body did not arrive in time", body = Problem),
         (status = 413, description = "The body is too large", body = Problem),
         (status = 415, description = "The body is not JSON or does not say so", body = Problem),
         (status = 429, description = "Too many requests about dead letters at once", body = Problem),
@@ -189,6 +190,7 @@ pub(super) fn redrive() {}
     responses(
         (status = 200, description = "What became of them", body = Report),
         (status = 400, description = "The request makes no sense", body = Problem),
+        (status = 408, description = "The body did not arrive in time", body = Problem),
         (status = 413, description = "The body is too large", body = Problem),
         (status = 415, description = "The body is not JSON or does not say so", body = Problem),
         (status = 429, description = "Too many requests about dead letters at once", body = Problem),

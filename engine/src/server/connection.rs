@@ -47,6 +47,9 @@ const RESET_STREAMS_MAX: usize = 32;
 const ERROR_RESETS_MAX: usize = 64;
 /// Bytes of one stream that are handed over before the client takes them.
 const SEND_BUFFER_BYTES: usize = 128 << 10;
+/// What a client gets whose answer does not fit beside those of others.
+const FULL: &str =
+    r#"{"error":"too many bytes of answers wait for their readers","hint":"try again, or ask for less"}"#;
 
 /// Serves `router` on `stream` until either end has enough.
 pub(super) async fn serve(stream: TcpStream, address: SocketAddr, shared: &Shared, router: Router) {
@@ -196,16 +199,18 @@ impl Service<Request<Incoming>> for Requests {
         Box::pin(async move {
             let answer = answer.await?;
             let fits = answer.body().size_hint().exact().is_none_or(|bytes| room.has(bytes));
-            let answer = if fits { answer } else { full() };
+            let answer = if fits { answer } else { full(&room) };
             Ok(answer.map(|body| Leaving::new(body, room, open)))
         })
     }
 }
 
-/// The answer when too many others wait for their readers; it takes no room itself.
-fn full() -> Response<Body> {
-    let mut answer = Response::new(Body::empty());
+/// The answer when too many others wait for their readers. It says so if there is room for that much.
+fn full(room: &Room) -> Response<Body> {
+    let fits = room.has(FULL.len() as u64);
+    let mut answer = Response::new(if fits { Body::from(FULL) } else { Body::empty() });
     *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer
 }

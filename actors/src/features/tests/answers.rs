@@ -101,12 +101,24 @@ fn values_decay_while_nothing_happens() {
     let mut kept = Vec::new();
     state.encode_decaying(&set, &mut kept);
     for seconds in [0, 60, 65, 420, 661, 1_860, 86_400] {
-        let mut out = b"{".to_vec();
-        let time = Timestamp(DAY_BEGIN + secs(seconds));
-        set.write_decaying(&kept, time, &mut Features::new(&mut out)).expect("its own bytes");
-        out.push(b'}');
-        let decayed: serde_json::Value = serde_json::from_slice(&out).expect("features are JSON");
+        let said = |picked: Option<&Picked>| {
+            let mut out = b"{".to_vec();
+            let time = Timestamp(DAY_BEGIN + secs(seconds));
+            set.write_kept(&kept, time, picked, &mut Features::new(&mut out)).expect("its own bytes");
+            out.push(b'}');
+            serde_json::from_slice::<serde_json::Value>(&out).expect("features are JSON")
+        };
+        let decayed = said(None);
         let whole = at(seconds);
+        // Each alone, and with what nobody declared and what stays as it is.
+        for name in set.decaying_names().chain(["expired_features"]) {
+            let picked = set.pick_changing([name, "no", "always", name].into_iter());
+            assert_eq!(picked.len(), 1);
+            assert_eq!(said(Some(&picked)), json!({name: whole[name]}), "at {seconds}");
+        }
+        let picked = set.pick_changing(["warmth", "share", "in_session"].into_iter());
+        let some = json!({"in_session": whole["in_session"], "share": whole["share"], "warmth": whole["warmth"]});
+        assert_eq!(said(Some(&picked)).to_string(), some.to_string(), "in the order of the answer");
         let names: Vec<&str> = set.decaying_names().collect();
         assert_eq!(names.len(), 9, "all but always");
         for name in names {

@@ -686,5 +686,5 @@ fn stored_blocks() -> Vec<Vec<u8>> {
     };
     let records: Vec<LogRecord> = JSON.iter().enumerate().map(record).collect();
     let large = [LogRecord { payload: vec![b'a'; INPUT_BYTES_MAX].into(), ..records[0].clone() }];
-    [&records[..], &records[..1], &large].iter().filter_map(|records| block::encode(records)).collect()
+    [&records[..], &records[..1], &large].iter().filter_map(|records| block::encode(&mut records.to_vec())).collect()
 }

@@ -149,6 +149,19 @@ impl Scanned {
         self.fields.get(self.from as usize..self.to as usize).unwrap_or_default()
     }
 
+    /// Lets `all` have their fields in one piece of memory that nobody else has a part of.
+    pub fn gather<'a>(all: impl Iterator<Item = &'a mut Self>) {
+        let mut all: Vec<&mut Self> = all.collect();
+        let mut fields = Vec::with_capacity(all.iter().map(|scanned| scanned.as_slice().len()).sum());
+        for scanned in &mut all {
+            let from = fields.len() as u32; // no more than there were
+            fields.extend_from_slice(scanned.as_slice());
+            (scanned.from, scanned.to) = (from, fields.len() as u32);
+        }
+        let fields = Arc::new(fields);
+        all.into_iter().for_each(|scanned| scanned.fields = Arc::clone(&fields));
+    }
+
     /// Memory that the fields take.
     pub fn bytes(&self) -> usize {
         size_of_val(self.as_slice())

@@ -47,7 +47,8 @@ impl Denied {
         match self {
             Self::NoCredentials(_) | Self::UnknownToken | Self::UnknownSource => 16, // UNAUTHENTICATED
             Self::MissingRole(_) | Self::Origin | Self::CrossSite => 7,              // PERMISSION_DENIED
-            Self::TooMany(_) | Self::Rate(_) => 8,                                   // RESOURCE_EXHAUSTED
+            Self::TooMany(_) => 3, // INVALID_ARGUMENT: never in this size
+            Self::Rate(_) => 8,    // RESOURCE_EXHAUSTED
         }
     }
 

@@ -9,7 +9,7 @@
 //! ```
 
 use bytes::{Buf, BufMut, Bytes};
-use keyloom_actors::{ports::LogRecord, timestamp::Timestamp};
+use keyloom_actors::{event::fields::Scanned, ports::LogRecord, timestamp::Timestamp};
 
 const MAGIC: &[u8; 4] = b"KLb1";
 const HEADER: usize = 32;
@@ -29,8 +29,22 @@ pub struct Header {
     pub stored: Timestamp,
 }
 
-/// Encodes records with contiguous sequences; `None` when there are none.
-pub fn encode(records: &[LogRecord]) -> Option<Vec<u8>> {
+/// Encodes records with contiguous sequences; `None` when there are none. Afterwards they are slices of memory that is theirs
+/// alone, as those that [`decode`] answers: who keeps one keeps at most its block, and not the request that it came with.
+pub fn encode(records: &mut [LogRecord]) -> Option<Vec<u8>> {
+    let (encoded, raw) = encoded(records)?;
+    let mut raw = Bytes::from(raw);
+    for record in &mut *records {
+        raw.advance(RECORD_BYTES_MIN);
+        record.key = record.key.as_ref().map(|key| raw.split_to(key.len()));
+        record.payload = raw.split_to(record.payload.len());
+    }
+    Scanned::gather(records.iter_mut().filter_map(|record| record.scanned.as_mut()));
+    Some(encoded)
+}
+
+/// The block, and what is packed in it.
+fn encoded(records: &[LogRecord]) -> Option<(Vec<u8>, Vec<u8>)> {
     let (first, last) = (records.first()?, records.last()?);
     let raw_len: usize =
         records.iter().map(|r| RECORD_BYTES_MIN + r.payload.len() + r.key.as_ref().map_or(0, Bytes::len)).sum();
@@ -54,7 +68,7 @@ pub fn encode(records: &[LogRecord]) -> Option<Vec<u8>> {
     header.put_i64_le(last.stored.0);
     header.put_u32_le(raw.len() as u32);
     header.put_u32_le(crc);
-    Some(out)
+    Some((out, raw))
 }
 
 /// Reads the header alone.
@@ -108,6 +122,9 @@ pub fn decode(block: &[u8], from: u64) -> Result<Vec<LogRecord>, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use keyloom_actors::event::fields::Known;
     use proptest::prelude::*;
 
     use super::*;
@@ -128,7 +145,11 @@ mod tests {
         #[test]
         fn blocks_round_trip(payloads in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..80), 1..40)) {
             let before = records(&payloads);
-            let block = encode(&before).expect("not empty");
+            let mut kept = before.clone();
+            let block = encode(&mut kept).expect("not empty");
+            for (a, b) in kept.iter().zip(&before) {
+                prop_assert_eq!((a.seq, a.stored, &a.key, &a.payload), (b.seq, b.stored, &b.key, &b.payload));
+            }
             let last = 4 + payloads.len() as u64;
             prop_assert_eq!(header(&block), Ok(Header { first: 5, last, stored: Timestamp(payloads.len() as i64 - 1) }));
             let after = decode(&block, 6).expect("intact");
@@ -140,7 +161,7 @@ mod tests {
 
         #[test]
         fn damage_is_noticed(at in 0usize..500, bit in 0u8..8) {
-            let mut block = encode(&records(&vec![b"{\"some\":\"payload\"}".to_vec(); 20])).expect("not empty");
+            let mut block = encode(&mut records(&vec![b"{\"some\":\"payload\"}".to_vec(); 20])).expect("not empty");
             let at = 32 + at % (block.len() - 32);
             block[at] ^= 1 << bit;
             prop_assert!(decode(&block, 0).is_err());
@@ -148,11 +169,26 @@ mod tests {
 
         #[test]
         fn damaged_numbers_reserve_nothing(at in 4usize..32, byte in any::<u8>()) {
-            let mut block = encode(&records(&vec![b"{}".to_vec(); 3])).expect("not empty");
+            let mut block = encode(&mut records(&vec![b"{}".to_vec(); 3])).expect("not empty");
             block[at] = byte;
             if let Ok(records) = decode(&block, 0) {
                 prop_assert!(records.len() <= 3 && records.capacity() <= 8);
             }
+        }
+
+        #[test]
+        fn records_keep_nothing_else_in_memory(sizes in proptest::collection::vec(0usize..50, 1..9)) {
+            let body = Bytes::from(vec![b'x'; 10_000]);
+            let fields = Arc::new(Vec::new());
+            let mut kept = records(&vec![Vec::new(); sizes.len()]);
+            for (record, size) in kept.iter_mut().zip(&sizes) {
+                record.payload = body.slice(0..*size);
+                record.key = Some(body.slice(5..6));
+                record.scanned = Some(Scanned::new(Arc::clone(&fields), 0..0, Known::default()));
+            }
+            encode(&mut kept).expect("not empty");
+            prop_assert!(body.is_unique(), "nobody but this test has the body");
+            prop_assert_eq!(Arc::strong_count(&fields), 1);
         }
 
         #[test]

@@ -66,6 +66,7 @@ impl DedupeWindow {
     /// Forgets `id`: what it stood for was not stored after all.
     pub fn remove(&mut self, id: u128) {
         self.young.remove(&id);
+        self.old.remove(&id); // it was young when it came
     }
 
     /// Ids remembered.
@@ -104,5 +105,14 @@ mod tests {
             assert!(window.len() <= 1000);
         }
         assert!(!window.insert(99_999, Timestamp(1)));
+    }
+
+    #[test]
+    fn what_was_not_stored_is_forgotten_also_when_the_generations_changed_meanwhile() {
+        let mut window = DedupeWindow::new(Duration::from_secs(120), 10);
+        let group = 0..8;
+        assert!(group.clone().all(|id| window.insert(id, Timestamp(1))));
+        group.clone().for_each(|id| window.remove(id));
+        assert!(group.clone().all(|id| window.insert(id, Timestamp(1))));
     }
 }

@@ -329,7 +329,7 @@ impl Writer {
             }
             answers.push(answer);
         }
-        if let Err(error) = self.write(&fresh) {
+        if let Err(error) = self.write(&mut fresh) {
             // Nothing was stored: the next attempt of these events must not look like a repeat.
             ids.into_iter().for_each(|id| self.window.remove(id));
             return Err(error);
@@ -342,7 +342,8 @@ impl Writer {
         Ok(answers)
     }
 
-    fn write(&self, records: &[LogRecord]) -> Result<(), LogError> {
+    /// Stores `records`; afterwards they keep nothing in memory but themselves, see [`block::encode`].
+    fn write(&self, records: &mut [LogRecord]) -> Result<(), LogError> {
         let mode = if self.home.options.fsync { PersistMode::SyncAll } else { PersistMode::Buffer };
         let mut batch = self.home.database.batch().durability(Some(mode));
         let mut rest = records;
@@ -352,9 +353,10 @@ impl Writer {
                 bytes += r.payload.len();
                 bytes <= BLOCK_BYTES_MAX
             });
-            let (block, later) = rest.split_at(fits.count().max(1));
-            if let (Some(encoded), Some(first)) = (block::encode(block), block.first()) {
-                batch.insert(&self.home.log, name(self.number, first.seq), encoded);
+            let (block, later) = rest.split_at_mut(fits.count().max(1));
+            let first = block[0].seq;
+            if let Some(encoded) = block::encode(block) {
+                batch.insert(&self.home.log, name(self.number, first), encoded);
             }
             rest = later;
         }

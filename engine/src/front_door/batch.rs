@@ -20,7 +20,7 @@ use super::{
     gate::{Gate, Hold},
     ids::IdSource,
     observe,
-    protocols::{Head, Protocol, Wire, cookie::CollectorCookie},
+    protocols::{Head, Protocol, Wire, cookie::CollectorCookie, segment::Call},
     refusal::Refusal,
 };
 
@@ -41,6 +41,8 @@ pub const REJECTED_LISTED_MAX: usize = 1_000;
 const SCAN_INLINE_BYTES_MAX: usize = 64 << 10;
 /// The same for bodies of other protocols: their events are written anew, which costs about four times as much per byte.
 const DECODE_INLINE_BYTES_MAX: usize = SCAN_INLINE_BYTES_MAX / 4;
+/// The same for batches, where what is said once may be written for each of many events.
+const BATCH_INLINE_BYTES_MAX: usize = DECODE_INLINE_BYTES_MAX / 8;
 
 /// What a request takes of the gate beside its body while it waits for the log.
 pub const REQUEST_BYTES: usize = 1 << 10;
@@ -256,11 +258,13 @@ impl FrontDoor {
         encoding: Encoding,
         hold: Hold,
     ) -> Result<Answer, Refusal> {
-        let inline_max = match wire.protocol() {
-            Protocol::Json | Protocol::Grpc => SCAN_INLINE_BYTES_MAX,
+        let inline_max = match (wire.protocol(), &wire) {
+            (Protocol::Json | Protocol::Grpc, _) => SCAN_INLINE_BYTES_MAX,
+            (_, Wire::Segment(Call::Batch)) => BATCH_INLINE_BYTES_MAX,
+            (_, Wire::SnowplowBody) if !head.query.is_empty() => BATCH_INLINE_BYTES_MAX,
             _ => DECODE_INLINE_BYTES_MAX,
         };
-        let is_short = encoding == Encoding::Identity && body.len() <= inline_max;
+        let is_short = encoding == Encoding::Identity && body.len() + head.query.len() <= inline_max;
         let incoming = Incoming { wire, head, body, encoding, hold };
         let prepared = if is_short {
             self.desk.prepare(incoming)?

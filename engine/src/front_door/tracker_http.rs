@@ -19,7 +19,7 @@ use super::{
     decode::Encoding,
     http::{answered, head, json, refused, take, told, wrong_method},
     protocols::{
-        Wire, cookie,
+        Wire, cloudevents, cookie,
         segment::{Call, MessageType},
     },
     refusal::Refusal,
@@ -34,7 +34,8 @@ pub const CLOUDEVENTS_PATH: &str = "/v1/cloudevents";
 /// Where Segment's browser library reports on itself. Taken and thrown away: without it, it would complain on every page.
 const SEGMENT_METRICS_PATH: &str = "/v1/m";
 
-/// Paths of Segment's HTTP API with the short forms of its browser library, and of RudderStack's beacon.
+/// Paths of Segment's HTTP API with the short forms of its browser library, and of RudderStack's beacon. All may end in a
+/// slash: Segment's library for Java says `/v1/import/`.
 const SEGMENT_PATHS: [(&str, Call); 16] = [
     ("/v1/track", Call::One(MessageType::Track)),
     ("/v1/t", Call::One(MessageType::Track)),
@@ -67,7 +68,9 @@ pub fn routes(door: Arc<FrontDoor>) -> Router {
         .route(SEGMENT_METRICS_PATH, post(segment_metrics).fallback(wrong_method));
     for (path, call) in SEGMENT_PATHS {
         let handler = move |State(door): State<Arc<FrontDoor>>, request: Request| segment(door, call, request);
-        router = router.route(path, post(handler).fallback(wrong_method));
+        for path in [path, &format!("{path}/")] {
+            router = router.route(path, post(handler.clone()).fallback(wrong_method));
+        }
     }
     router.with_state(door)
 }
@@ -89,8 +92,23 @@ fn success() -> Response {
 
 async fn cloudevents(State(door): State<Arc<FrontDoor>>, request: Request) -> Response {
     let started = Instant::now();
-    let taken = take(&door, Wire::CloudEvents, request, |_| {}).await;
-    told(started, taken.map_or_else(|refusal| refused(&refusal), |answer| answered(&answer, false)))
+    let mut is_batch = false;
+    let taken = take(&door, Wire::CloudEvents, request, |head| is_batch = cloudevents::is_batch(head)).await;
+    let response = taken.map_or_else(
+        |refusal| refused(&refusal),
+        |answer| match answer.rejected.is_empty() {
+            // Brokers of events (Knative's is one) take whatever is in such an answer for an event in reply.
+            true if !is_batch => no_content(),
+            _ => answered(&answer, false),
+        },
+    );
+    told(started, response)
+}
+
+fn no_content() -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
 }
 
 async fn snowplow(State(door): State<Arc<FrontDoor>>, request: Request) -> Response {

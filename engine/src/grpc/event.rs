@@ -41,7 +41,8 @@ pub(super) fn to_json(event: &Event, key: Option<&KeyMember>) -> Result<String, 
         return checked.map(|whole| whole.get().to_owned()).map_err(|error| no_json(&error));
     }
     let members: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_str(json).map_err(|error| no_json(&error))?;
-    let has = |name: &str| members.get(name).is_some_and(|value| value.get() != "null");
+    // As the front door has it: an empty text says as little as null.
+    let has = |name: &str| members.get(name).is_some_and(|value| !matches!(value.get(), "null" | "\"\""));
     if let Some(key) = key.filter(|key| !event.key.is_empty() && !key.inside.is_empty() && has(&key.name)) {
         let inner = |object: &'_ str, name: &String| fields::member(object, name).map(str::to_owned);
         let object = members.get(key.name.as_str()).map(|value| value.get().to_owned());
@@ -130,6 +131,13 @@ mod tests {
             "derived_tstamp": "2026-11-20T12:00:00.000005Z", "collector_tstamp": "2026-11-20T12:00:01.000005Z",
         });
         assert_eq!(stored(&full, "user.id.own"), expected);
+        for empty in ["null", "\"\""] {
+            let json = format!(r#"{{"event_id":{empty},"domain_userid":{empty},"event":{empty},"n":1}}"#);
+            let filled =
+                stored(&Event { json, event_time: None, collector_time: None, ..full.clone() }, "domain_userid");
+            let expected = json!({"event_id": "1", "domain_userid": "u \"x\"", "event": "page_view", "n": 1});
+            assert_eq!(filled, expected, "{empty}");
+        }
         let own = r#"{"event_id":"own","n":12345678901234567890,"domain_userid":null,"event":"x"}"#;
         let full = Event { json: own.to_owned(), ..full };
         let kept = to_json(&full, Some(&KeyMember::new("domain_userid"))).expect("an event");

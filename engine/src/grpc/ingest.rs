@@ -21,6 +21,9 @@ use crate::{
     front_door::{FrontDoor, Refusal, batch::REJECTED_LISTED_MAX, observe, protocols::Head},
 };
 
+/// Requests whose events have more bytes than this are taken apart on a blocking thread: below it takes less than 0.2 ms.
+const SORT_INLINE_BYTES_MAX: usize = 32 << 10;
+
 /// See the module.
 #[derive(Clone)]
 pub(super) struct IngestCalls {
@@ -55,7 +58,15 @@ impl IngestCalls {
         if request.events.len() > events_max {
             return Err(Refusal::TooMany(events_max));
         }
-        let sent = self.sort(request); // and the messages are gone while the events are stored
+        // And the messages are gone while the events are stored.
+        let bytes: usize = request.events.iter().map(|event| event.json.len()).sum();
+        let sent = if bytes <= SORT_INLINE_BYTES_MAX {
+            sort(request, self.key.as_ref())
+        } else {
+            let key = self.key.clone();
+            let task = tokio::task::spawn_blocking(move || sort(request, key.as_ref()));
+            task.await.map_err(|error| Refusal::Internal(error.to_string()))?
+        };
         if sent.places.is_empty() {
             return if sent.rejected.is_empty() { Err(Refusal::Empty) } else { Ok(answer(Default::default(), sent)) };
         }
@@ -69,24 +80,24 @@ impl IngestCalls {
         let credentials = self.door.admissions().credentials(&headers, request.extensions().get::<Peer>());
         Head { headers, credentials, ..Head::default() }
     }
+}
 
-    fn sort(&self, request: SendRequest) -> Sent {
-        let mut sent = Sent::default();
-        for (place, event) in request.events.into_iter().enumerate() {
-            match to_json(&event, self.key.as_ref()) {
-                Ok(json) => {
-                    sent.events.push(Bytes::from(json));
-                    sent.places.push(place as u32);
-                }
-                Err(reason) => {
-                    let label = if reason.starts_with("schema") { Reason::Schema } else { Reason::Parse };
-                    observe::rejected(label);
-                    sent.rejected.push(Rejected { index: place as u32, reason });
-                }
+fn sort(request: SendRequest, key: Option<&KeyMember>) -> Sent {
+    let mut sent = Sent::default();
+    for (place, event) in request.events.into_iter().enumerate() {
+        match to_json(&event, key) {
+            Ok(json) => {
+                sent.events.push(Bytes::from(json));
+                sent.places.push(place as u32);
+            }
+            Err(reason) => {
+                let label = if reason.starts_with("schema") { Reason::Schema } else { Reason::Parse };
+                observe::rejected(label);
+                sent.rejected.push(Rejected { index: place as u32, reason });
             }
         }
-        sent
     }
+    sent
 }
 
 /// What the front door says of the events that it was given, and what it was not given.

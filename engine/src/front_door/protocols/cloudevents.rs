@@ -38,11 +38,16 @@ enum Found<'a> {
     Attributes(Vec<Member<'a>>),
 }
 
+/// Whether a request says that it is a batch.
+pub fn is_batch(head: &Head) -> bool {
+    head.media_type().is_some_and(|media_type| media_type == BATCH)
+}
+
 /// Reads a request: the content type says whether it is one event, a batch or, with `ce-` headers, an event's data.
 pub fn read<'a>(body: &'a [u8], head: &'a Head, events_max: usize) -> Result<Payload<'a>, Refusal> {
     let media_type = head.media_type().unwrap_or_default();
     let refuse = not_the_protocol(EXPECTED);
-    let found = if media_type == BATCH {
+    let found = if is_batch(head) {
         Found::Objects(elements(utf8(body)?, events_max).map_err(refuse)?)
     } else if media_type == STRUCTURED {
         let text = utf8(body)?.trim_ascii();

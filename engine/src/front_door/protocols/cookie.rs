@@ -53,12 +53,13 @@ impl Default for CollectorCookie {
 impl CollectorCookie {
     /// The id that came with a request, if it is one: visible ASCII without what ends a cookie's value.
     pub fn id<'h>(&self, headers: &'h HeaderMap) -> Option<&'h str> {
-        let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
-        let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-        let (_, id) = pairs.find(|(name, _)| *name == self.name)?;
+        // Bytes, because what other cookies beside it hold need not be ASCII, or text at all.
+        let lines = headers.get_all(header::COOKIE).iter().map(|line| line.as_bytes());
+        let mut pairs = lines.flat_map(|line| line.split(|b| *b == b';')).map(<[u8]>::trim_ascii);
+        let id = pairs.find_map(|pair| pair.strip_prefix(self.name.as_bytes())?.strip_prefix(b"="))?;
         let is_id = (1..=ID_BYTES_MAX).contains(&id.len())
-            && id.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b',' | b'\\'));
-        is_id.then_some(id)
+            && id.iter().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b',' | b'\\'));
+        std::str::from_utf8(id).ok().filter(|_| is_id)
     }
 
     /// The value of `Set-Cookie` for `id`.
@@ -97,6 +98,8 @@ pub fn new_id(random: u128) -> String {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
 
     #[test]
@@ -105,12 +108,13 @@ mod tests {
         let id = |line: &str| {
             let mut headers = HeaderMap::new();
             headers.append(header::COOKIE, "other=1".parse().expect("a header"));
-            headers.append(header::COOKIE, line.parse().expect("a header"));
+            headers.append(header::COOKIE, HeaderValue::from_bytes(line.as_bytes()).expect("a header"));
             cookie.id(&headers).map(str::to_owned)
         };
         assert_eq!(id("a=b; sp=0b8a1a6e-3f0f; c").as_deref(), Some("0b8a1a6e-3f0f"));
+        assert_eq!(id("name=Jürgen; sp=0b8a").as_deref(), Some("0b8a"), "beside what is not ASCII");
         let long = format!("sp={}", "x".repeat(ID_BYTES_MAX + 1));
-        for none in ["", "spx=1", "sp", "sp=", "sp=a b", "sp=\"a\"", "sp=a,b", long.as_str()] {
+        for none in ["", "spx=1", "sp", "sp=", "sp=a b", "sp=\"a\"", "sp=a,b", "sp=ü", long.as_str()] {
             assert_eq!(id(none), None, "{none}");
         }
     }

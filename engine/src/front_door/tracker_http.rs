@@ -69,7 +69,7 @@ pub fn routes(door: Arc<FrontDoor>) -> Router {
     for (path, call) in SEGMENT_PATHS {
         let handler = move |State(door): State<Arc<FrontDoor>>, request: Request| segment(door, call, request);
         for path in [path, &format!("{path}/")] {
-            router = router.route(path, post(handler.clone()).fallback(wrong_method));
+            router = router.route(path, post(handler).fallback(wrong_method));
         }
     }
     router.with_state(door)

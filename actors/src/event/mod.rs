@@ -260,7 +260,12 @@ fn decode_one(record: LogRecord, keys: &KeyPaths, fields: &mut Vec<Field>, clamp
         refused = Some((Reason::Schema, problem));
     }
     let instant = |id| value(id).and_then(|v| timestamp(&v));
-    let own = known.place(FieldId::Tick).map(|_| Own::Tick).or(known.place(FieldId::Answer).map(|_| Own::Answer));
+    let mut own = known.place(FieldId::Tick).map(|_| Own::Tick).or(known.place(FieldId::Answer).map(|_| Own::Answer));
+    if is_foreign && let Some(kind) = own.take() {
+        // Only the engine may say that time has passed or what was answered, and what it says has a key.
+        let name = if kind == Own::Tick { fields::TICK } else { fields::ANSWER };
+        refused.get_or_insert((Reason::Schema, format!("the field {name} is reserved: only the engine sets it")));
+    }
     let collected = instant(FieldId::CollectorTstamp).unwrap_or(stored);
     let is_sane = |time: &Timestamp| *time >= EVENT_TIME_MIN && time.0 <= stored.0.saturating_add(DAY);
     let wanted = instant(FieldId::DerivedTstamp).unwrap_or(collected);
@@ -461,6 +466,19 @@ mod tests {
         assert_eq!((batch.events[0].own, batch.events[0].refused.is_none()), (Some(Own::Tick), true));
         assert_eq!((batch.events[0].time, batch.get(0).key_str()), (due, "u"));
         assert_eq!(decode(r#"{"tick":1}"#, Some("u")).events[0].own, None);
+    }
+
+    #[test]
+    fn nobody_else_makes_ticks_and_answers() {
+        for field in ["keyloom.tick", "keyloom.answer"] {
+            let batch =
+                decode(&format!(r#"{{"domain_userid":"d","{field}":{{"name":"risk","asked":1,"value":0}}}}"#), None);
+            let event = &batch.events[0];
+            assert_eq!(event.own, None);
+            let refused = event.refused.as_ref().expect("refused");
+            assert_eq!(refused.reason, Reason::Schema);
+            assert!(refused.text.contains(field), "{}", refused.text);
+        }
     }
 
     #[test]

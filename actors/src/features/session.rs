@@ -96,7 +96,10 @@ impl Session {
             Function::SessionPages => Value::Count(self.pages),
             Function::SessionEntryPage => page(&self.entry),
             Function::SessionExitPage => page(&self.exit),
-            Function::SessionBounce => Value::Bool(self.pages <= 1 && self.events - self.pings.min(self.events) <= 1),
+            Function::SessionBounce => {
+                // Nothing but page views and pings, and at most one view.
+                Value::Bool(self.pages <= 1 && self.events == self.pages.saturating_add(self.pings))
+            }
             Function::SessionEngaged => seconds(self.engaged.slots().saturating_mul(HEARTBEAT)),
             _ => Value::Null,
         }

@@ -435,20 +435,37 @@ async fn grow(
     }
     let info = homes.log.info(partition).await?;
     fault_point::reached(fault_point::RECORDS_READ);
-    if checkpoint.cut > info.last_seq {
+    // Who has come further than the log goes would take new events for old ones.
+    let of_log = plan.tables.iter().zip(&outputs).filter(|(table, _)| table.follows == Follows::Log);
+    let tables = of_log.map(|(table, (output, intent))| {
+        let covered = intent.as_ref().map_or(output.cursor, |intent| intent.last.max(output.cursor));
+        (format!("the table {:?}", table.name), covered)
+    });
+    let checkpointed = ("the checkpoint".to_owned(), checkpoint.cut);
+    if let Some((who, covered)) = std::iter::once(checkpointed).chain(tables).find(|(_, s)| *s > info.last_seq) {
         return Err(ActorFailure::Final(format!(
-            "the checkpoint of partition {partition} covers events up to {}, but the log ends at {}: the log was wiped or \
+            "{who} of partition {partition} covers events up to {covered}, but the log ends at {}: the log was wiped or \
              truncated. Restore the log, or delete the store and the lake as well to begin anew",
-            checkpoint.cut, info.last_seq
+            info.last_seq
         )));
+    }
+    if head.published > info.last_seq {
+        tracing::error!(
+            partition,
+            published = head.published,
+            log_last = info.last_seq,
+            "the log has lost events whose features are published; new features come once it has gone beyond them"
+        );
     }
     if checkpoint.n == 0 && info.first_seq > 1 {
         // An old stream, and an engine that is new to it: what is gone was never ours to process.
         checkpoint.cut = info.first_seq - 1;
         checkpoint.counters.dropped.insert("before_start".to_owned(), checkpoint.cut);
-        let of_log = outputs.iter_mut().filter(|(output, _)| output.follows == Follows::Log);
-        of_log.for_each(|(output, _)| output.cursor = output.cursor.max(info.first_seq - 1));
     }
+    // A table begins where the engine did, also when it is new to it or has not cut yet.
+    let before_start = checkpoint.counters.dropped.get("before_start").copied().unwrap_or(0);
+    let of_log = outputs.iter_mut().filter(|(output, _)| output.follows == Follows::Log);
+    of_log.for_each(|(output, _)| output.cursor = output.cursor.max(before_start));
     for (table, end) in &checkpoint.outbox {
         if plan.tables.iter().any(|here| here.name == *table) {
             status.set_outbox_end(table, *end);

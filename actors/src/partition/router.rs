@@ -268,6 +268,9 @@ impl RouterState {
                 self.dropped += lost;
                 self.args.status.dropped.fetch_add(lost as i64, Ordering::Relaxed);
                 self.routed = first - 1;
+                // What is gone is behind us for everybody: the committer makes a checkpoint of it, and nobody waits for it.
+                self.args.status.routed.fetch_max(self.routed, Ordering::Relaxed);
+                self.args.status.log_last.fetch_max(self.routed, Ordering::Relaxed);
                 Ok(())
             }
             LogError::Corrupt(_) => Err(error.into()),

@@ -108,7 +108,8 @@ impl TickerState {
         if !self.loaded || lock(&self.args.timers).should_reload() {
             match self.args.store.first_timers(self.args.partition, TIMED_KEYS_MAX).await {
                 Ok(stored) => {
-                    lock(&self.args.timers).load(stored);
+                    let is_cut = stored.len() >= TIMED_KEYS_MAX;
+                    lock(&self.args.timers).load(stored, is_cut);
                     self.loaded = true;
                 }
                 Err(error) => {
@@ -143,7 +144,7 @@ impl TickerState {
             Err(error) => {
                 tracing::warn!(partition = self.args.partition, %error, "appending ticks failed, trying again");
                 observe::ticks_retried();
-                lock(&self.args.timers).load(due); // what a session has said meanwhile is newer
+                lock(&self.args.timers).load(due, false); // what a session has said meanwhile is newer
                 self.backoff.wait()
             }
         }

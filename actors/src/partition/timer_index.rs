@@ -47,8 +47,9 @@ impl TimerIndex {
         }
     }
 
-    /// What the store says; a key that a session has spoken for since is left as it is.
-    pub fn load(&mut self, stored: Vec<(Timestamp, Key)>) {
+    /// What the store says; a key that a session has spoken for since is left as it is. `is_cut`: it has more than it says.
+    pub fn load(&mut self, stored: Vec<(Timestamp, Key)>, is_cut: bool) {
+        self.overflowed |= is_cut;
         for (due, key) in stored {
             if !self.by_key.contains_key(&key) {
                 self.set(&key, Some(due));
@@ -133,7 +134,7 @@ mod tests {
     fn what_a_session_said_is_newer_than_what_the_store_says() {
         let mut index = TimerIndex::new(10);
         index.set(&key(1), Some(Timestamp(50)));
-        index.load(vec![(Timestamp(5), key(1)), (Timestamp(6), key(2))]);
+        index.load(vec![(Timestamp(5), key(1)), (Timestamp(6), key(2))], false);
         assert_eq!(index.take_due(Timestamp(49), 10), [(Timestamp(6), key(2))]);
         assert_eq!(index.take_due(Timestamp(50), 10), [(Timestamp(50), key(1))]);
     }
@@ -146,6 +147,23 @@ mod tests {
         assert!(!index.should_reload(), "there is no room yet");
         assert_eq!(index.take_due(Timestamp(6), 2).len(), 2);
         assert!(index.should_reload() && !index.should_reload());
+    }
+
+    #[test]
+    fn what_the_store_did_not_say_is_loaded_when_there_is_room() {
+        let mut index = TimerIndex::new(2);
+        let stored =
+            |from: u8| vec![(Timestamp(from.into()), key(from)), (Timestamp(i64::from(from) + 1), key(from + 1))];
+        index.load(stored(1), true);
+        assert!(!index.should_reload(), "it is full");
+        assert_eq!(index.take_due(Timestamp(9), 1).len(), 1);
+        assert!(index.should_reload());
+        index.take_due(Timestamp(9), 1);
+        index.load(stored(3), true);
+        index.take_due(Timestamp(9), 2);
+        assert!(index.should_reload(), "there is still more");
+        index.load(Vec::new(), false);
+        assert!(!index.should_reload());
     }
 
     proptest! {

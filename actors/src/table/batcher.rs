@@ -152,6 +152,8 @@ pub struct BatcherState {
     reading: bool,
     backoff: Backoff,
     recut: Option<Intent>,
+    /// Files of the cut that is repeated, which may be in the lake with rows that the log has no more.
+    whole: Vec<String>,
     drain: Option<(u64, oneshot::Sender<()>)>,
 }
 
@@ -184,6 +186,7 @@ impl Actor for Batcher {
             reading: false,
             backoff: READ_BACKOFF,
             recut: args.intent.clone(),
+            whole: Vec::new(),
             drain: None,
             args,
         };
@@ -215,7 +218,12 @@ impl Actor for Batcher {
                 observe::table_stalled(&state.args.table.name, true);
             }
             BatcherMsg::Written(written) => state.written(&myself, written?),
-            BatcherMsg::Drain { through, reply } => state.drain = Some((through, reply)),
+            BatcherMsg::Drain { through, reply } => {
+                state.drain = Some((through, reply));
+                if state.next <= through {
+                    state.read_on(&myself); // what was not fed, or is gone
+                }
+            }
         }
         state.advance(&myself).await?;
         Ok(())
@@ -302,6 +310,9 @@ impl BatcherState {
                     tracing::error!(partition, table, wanted, first, "retention overran a table: its rows are lost");
                     observe::table_overrun(table, first.saturating_sub(self.next));
                     self.next = self.next.max(first);
+                    if let Some(intent) = &self.recut {
+                        self.whole = intent.names.clone();
+                    }
                 }
                 Err(LogError::Corrupt(error)) => return Err(LogError::Corrupt(error).into()),
                 Err(error) => {
@@ -400,7 +411,8 @@ impl BatcherState {
             return self.next > intent.last;
         }
         let drained = self.drain.as_ref().is_some_and(|(through, _)| self.next > *through);
-        let Some(buffer) = &self.buffer else { return false };
+        // Nothing of what was passed over has a row: at the end the cursor says so all the same.
+        let Some(buffer) = &self.buffer else { return drained };
         let policy = &self.args.table.cut;
         drained || policy.is_full(buffer.rows(), buffer.bytes(), buffer.files()) || policy.is_due(self.opened.elapsed())
     }
@@ -422,6 +434,7 @@ impl BatcherState {
             partition: self.args.partition,
             table: self.args.table.clone(),
             lake: Arc::clone(&self.args.lake),
+            whole: std::mem::take(&mut self.whole),
             committer: self.args.committer.clone(),
             stalled: Arc::clone(&self.args.stalled),
             batcher: myself.clone(),
@@ -493,6 +506,8 @@ struct Writer {
     partition: u32,
     table: TableSpec,
     lake: Arc<dyn Lake>,
+    /// What is there under these names has more rows than what could be written now, and stays.
+    whole: Vec<String>,
     committer: ActorRef<CommitterMsg>,
     stalled: Arc<AtomicBool>,
     batcher: ActorRef<BatcherMsg>,
@@ -522,7 +537,9 @@ impl Writer {
             after.rows += file.rows;
             after.files += 1;
             after.bytes += file.bytes.len() as u64;
-            self.put(&name, file).await;
+            if !self.whole.contains(&name) || !self.is_there(&name).await {
+                self.put(&name, file).await;
+            }
             fault_point::reached(fault_point::FILE_PUT);
         }
         fault_point::reached(fault_point::BEFORE_CURSOR);
@@ -546,6 +563,20 @@ impl Writer {
                 observe::removal_failed(&self.table.name);
                 tracing::warn!(table = self.table.name, %error, "blocks of an outbox are not removed; the next cut tries again");
                 output.removed
+            }
+        }
+    }
+
+    /// Whether the lake has an object of this name, however long it takes to find out.
+    async fn is_there(&self, name: &str) -> bool {
+        let mut backoff = PUT_BACKOFF;
+        loop {
+            match self.lake.list(name).await {
+                Ok(found) => return found.iter().any(|(there, _)| there == name),
+                Err(error) => {
+                    tracing::warn!(table = self.table.name, name, %error, "the lake does not say what it has, trying again");
+                    tokio::time::sleep(backoff.wait()).await;
+                }
             }
         }
     }

@@ -12,7 +12,7 @@ use keyloom_actors::{
     timestamp::{Clock, SystemClock, Timestamp},
 };
 
-use super::token::TokenFile;
+use super::{WrongUse, token::TokenFile};
 use crate::{
     engine_client::Way,
     front_door::{Acceptor, ids::IdSource},
@@ -72,7 +72,7 @@ pub async fn generate(arguments: GenerateArguments) -> anyhow::Result<()> {
     let defaults = GeneratorOptions::default();
     let start = match (&arguments.start, arguments.rate) {
         (Some(text), _) => Timestamp::parse(text)
-            .with_context(|| format!("--start {text} is not a time; for instance 2026-11-20T08:00:00Z"))?,
+            .ok_or_else(|| WrongUse(format!("--start {text} is not a time; for instance 2026-11-20T08:00:00Z")))?,
         (None, Some(_)) => SystemClock.now(),
         (None, None) => defaults.start,
     };
@@ -88,12 +88,12 @@ pub async fn generate(arguments: GenerateArguments) -> anyhow::Result<()> {
         rate: arguments.rate.unwrap_or(defaults.rate),
         event_bytes: arguments.event_bytes,
     };
-    options.check()?;
+    options.check().map_err(|error| WrongUse(error.to_string()))?;
     let paced = arguments.rate.map(|rate| Pace { rate, began: Instant::now(), sent: 0 });
     let generator = Generator::new(options);
     if let Some(address) = arguments.to.strip_prefix("http://") {
         let way = Way::new(arguments.token.token()?.as_deref(), None)?;
-        let sink = HttpSink::by(address.trim_end_matches('/'), way).map_err(|e| anyhow!(e))?;
+        let sink = HttpSink::by(address.trim_end_matches('/'), way).map_err(WrongUse)?;
         return to_front_door(generator, paced, sink).await;
     }
     if arguments.to.starts_with("nats://") || arguments.to.starts_with("tls://") {

@@ -90,7 +90,8 @@ async fn open(
                 let way = token.way(topology)?;
                 eprintln!("an engine runs on this topology; sending to {}://{address}", way.scheme());
                 let events_max = usize::try_from(topology.http.events_max).unwrap_or(usize::MAX);
-                let sink = HttpSink::by(&address, way).map_err(|e| anyhow!(e))?.with_events_max(events_max);
+                let body_max = usize::try_from(topology.http.body_max).unwrap_or(usize::MAX);
+                let sink = HttpSink::by(&address, way).map_err(|e| anyhow!(e))?.within(events_max, body_max);
                 Ok((Box::new(sink), usize::MAX, None))
             }
             Err(error) => Err(error.into()),

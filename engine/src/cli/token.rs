@@ -49,6 +49,8 @@ pub fn token(arguments: TokenArguments) -> anyhow::Result<()> {
     let mut text = String::new();
     writeln!(text, "{secret}\n")?;
     writeln!(text, "# The token above is shown once; whoever has it may come in. The topology knows its hash only:")?;
+    let is_bare = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+    let name = if is_bare { name } else { serde_json::to_string(&name)? }; // as TOML quotes it, too
     writeln!(text, "[access.{name}]\ntoken_sha256 = \"{hash}\"\nroles = [{roles}]")?;
     print!("{text}");
     Ok(())

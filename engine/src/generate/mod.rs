@@ -86,7 +86,7 @@ impl Default for GeneratorOptions {
 
 /// An option is out of range.
 #[derive(Clone, PartialEq, Debug, thiserror::Error)]
-#[error("{option} is {given}; give a value from {min} to {max}")]
+#[error("--{option} is {given}; give a value from {min} to {max}")]
 pub struct OptionError {
     /// Its name.
     pub option: &'static str,
@@ -106,9 +106,9 @@ impl GeneratorOptions {
             ("zipf", self.zipf, 0.0, ZIPF_MAX),
             ("duplicates", self.duplicates, 0.0, DUPLICATES_MAX),
             ("late", self.late, 0.0, 1.0),
-            ("skewed_clocks", self.skewed_clocks, 0.0, 1.0),
+            ("skewed-clocks", self.skewed_clocks, 0.0, 1.0),
             ("rate", self.rate, 1e-3, 1e9),
-            ("event_bytes", self.event_bytes as f64, 0.0, EVENT_BYTES_MAX as f64),
+            ("event-bytes", self.event_bytes as f64, 0.0, EVENT_BYTES_MAX as f64),
         ];
         match ranges.into_iter().find(|(_, given, min, max)| !(min..=max).contains(&given)) {
             Some((option, given, min, max)) => Err(OptionError { option, given, min, max }),

@@ -133,7 +133,7 @@ fn events_have_about_the_size_asked_for() {
 #[test]
 fn options_out_of_range_are_named_and_survived() {
     let bad = GeneratorOptions { users: 0, zipf: f64::NAN, duplicates: 7.0, rate: -1.0, ..some(100) };
-    assert_eq!(bad.check().expect_err("no users").to_string(), "users is 0; give a value from 1 to 100000000");
+    assert_eq!(bad.check().expect_err("no users").to_string(), "--users is 0; give a value from 1 to 100000000");
     assert_eq!(lines(bad).len(), 100);
     assert!(GeneratorOptions::default().check().is_ok());
 }

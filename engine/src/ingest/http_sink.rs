@@ -33,6 +33,7 @@ pub struct HttpSink {
     address: String,
     uri: Uri,
     events_max: usize,
+    bytes_max: usize,
     first_refusal: Option<String>,
     has_answered: bool,
 }
@@ -43,6 +44,8 @@ enum Failure {
     Passing(String, Option<Duration>),
     /// Another attempt would end the same way.
     Final(String),
+    /// So would it, but with less at once.
+    TooMuch(String),
 }
 
 impl HttpSink {
@@ -62,25 +65,46 @@ impl HttpSink {
             address: address.to_owned(),
             uri,
             events_max: REQUEST_EVENTS_MAX,
+            bytes_max: REQUEST_BYTES_MAX,
             first_refusal: None,
             has_answered: false,
         })
     }
 
-    /// Sends at most `events_max` events per request, the engine's limit.
+    /// Sends at most `events_max` events and `bytes_max` bytes per request, the engine's limits.
     #[must_use]
-    pub fn with_events_max(mut self, events_max: usize) -> Self {
+    pub fn within(mut self, events_max: usize, bytes_max: usize) -> Self {
         self.events_max = self.events_max.min(events_max).max(1);
+        self.bytes_max = self.bytes_max.min(bytes_max);
         self
     }
 
+    /// Sends lines. Where they are too many or too much for the engine at once, it gets half as many from then on.
     async fn post(&mut self, body: Bytes) -> Result<SendCount, String> {
+        let (mut count, mut open) = (SendCount::default(), vec![body]);
+        while let Some(body) = open.pop() {
+            match self.post_whole(&body).await? {
+                Some(taken) => count += taken,
+                None => {
+                    let lines = line_ends(&body).count();
+                    let half = line_ends(&body).nth(lines / 2 - 1).unwrap_or(0);
+                    self.events_max = self.events_max.min(lines.div_ceil(2));
+                    open.extend([body.slice(half..), body.slice(..half)]);
+                }
+            }
+        }
+        Ok(count)
+    }
+
+    /// `None`: it is more than the engine takes at once, and can be halved.
+    async fn post_whole(&mut self, body: &Bytes) -> Result<Option<SendCount>, String> {
         let mut backoff = Backoff::new();
         loop {
             let started = Instant::now();
             let (problem, asked) = match self.attempt(body.clone()).await {
-                Ok(answer) => return Ok(self.count(answer)),
-                Err(Failure::Final(problem)) => return Err(problem),
+                Ok(answer) => return Ok(Some(self.count(answer))),
+                Err(Failure::TooMuch(_)) if line_ends(body).nth(1).is_some() => return Ok(None),
+                Err(Failure::Final(problem) | Failure::TooMuch(problem)) => return Err(problem),
                 Err(Failure::Passing(problem, asked)) => (problem, asked),
             };
             let Some(wait) = backoff.next(started.elapsed(), asked) else {
@@ -127,7 +151,8 @@ impl HttpSink {
             return Err(Failure::Passing(problem, asked.map(Duration::from_secs)));
         }
         let hint = if matches!(code, 401 | 403) { "; give a token by --token-file or KEYLOOM_TOKEN" } else { "" };
-        Err(Failure::Final(format!("{} refused the events: {problem}{hint}", self.address)))
+        let text = format!("{} refused the events: {problem}{hint}", self.address);
+        Err(if code == 413 { Failure::TooMuch(text) } else { Failure::Final(text) })
     }
 
     fn count(&mut self, answer: Answer) -> SendCount {
@@ -147,7 +172,7 @@ impl IngestSink for HttpSink {
         let mut events = 0;
         for accepted in batch {
             let event = &accepted.record.payload;
-            if events == self.events_max || (events > 0 && body.len() + event.len() > REQUEST_BYTES_MAX) {
+            if events >= self.events_max || (events > 0 && body.len() + event.len() >= self.bytes_max) {
                 events = 0;
                 count += self.post(body.split().freeze()).await?;
             }
@@ -168,6 +193,11 @@ impl IngestSink for HttpSink {
     fn first_refusal(&self) -> Option<&str> {
         self.first_refusal.as_deref()
     }
+}
+
+/// Where the lines of `body` end.
+fn line_ends(body: &[u8]) -> impl Iterator<Item = usize> {
+    body.iter().enumerate().filter_map(|(at, b)| (*b == b'\n').then_some(at + 1))
 }
 
 /// The `error` and `hint` of an answer, or its beginning if it is not ours.
@@ -204,8 +234,12 @@ mod tests {
     }
 
     async fn serve(log: &Arc<MemoryLog>, key: &str) -> String {
+        serve_within(log, key, Limits::default()).await
+    }
+
+    async fn serve_within(log: &Arc<MemoryLog>, key: &str, limits: Limits) -> String {
         let log = Arc::<MemoryLog>::clone(log);
-        let door = FrontDoor::new(acceptor(key), log, Arc::new(SystemClock), Limits::default());
+        let door = FrontDoor::new(acceptor(key), log, Arc::new(SystemClock), limits);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound").to_string();
         tokio::spawn(async move { axum::serve(listener, routes(Arc::new(door))).await });
@@ -226,6 +260,28 @@ mod tests {
             let expected = batch(4_000).into_iter().filter(|a| a.partition == partition).map(|a| a.record.payload);
             assert!(expected.eq(records.into_iter().map(|r| r.payload)));
         }
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_takes_less_at_once_gets_less() {
+        for limits in
+            [Limits { events_max: 37, ..Limits::default() }, Limits { body_bytes_max: 9_000, ..Limits::default() }]
+        {
+            let log = Arc::new(MemoryLog::default());
+            let mut sink = HttpSink::new(&serve_within(&log, "k", limits).await).expect("an address");
+            let count = sink.send(batch(1_000)).await.expect("stored");
+            assert_eq!((count.stored, count.duplicates, count.refused), (1_000, 0, 0));
+            for (partition, records) in log.records() {
+                let expected = batch(1_000).into_iter().filter(|a| a.partition == partition).map(|a| a.record.payload);
+                assert!(expected.eq(records.into_iter().map(|r| r.payload)), "in their order");
+            }
+            assert!(sink.events_max <= 37, "it remembers");
+        }
+        let log = Arc::new(MemoryLog::default());
+        let limits = Limits { body_bytes_max: 500, ..Limits::default() };
+        let mut sink = HttpSink::new(&serve_within(&log, "k", limits).await).expect("an address");
+        let error = sink.send(batch(3)).await.expect_err("not even one");
+        assert!(error.contains("413"), "{error}");
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@
 //! rows perhaps from an older one that was stopped before they were in the lake. A row that does not fit its columns is
 //! not lost: it stands in `extra`, as JSON.
 
-use std::{mem, ops::RangeInclusive, sync::Arc};
+use std::{fmt, mem, ops::RangeInclusive, sync::Arc};
 
 use arrow_array::{
     ArrayRef, Int32Array, RecordBatch,
@@ -18,7 +18,8 @@ use keyloom_actors::{
     ports::{TableBuffer, TableError, TableFormat, TableInput},
 };
 use serde::{
-    Serialize, Serializer,
+    Deserializer as _, Serialize, Serializer,
+    de::{IgnoredAny, MapAccess, Visitor},
     ser::{Error as _, SerializeMap},
 };
 
@@ -29,8 +30,12 @@ use super::{
     raw_events::partition_id,
 };
 
+/// Columns that query engines make of the folders a file lies in: one of the same name would hide behind it, or be refused.
+const OF_FOLDERS: [&str; 4] = ["year", "month", "day", "hour"];
 /// Most columns that a row type may have.
 const COLUMNS_MAX: usize = 1_000;
+/// Most structs and lists of a row type in one another.
+const LEVELS_MAX: usize = 32;
 
 /// A table of emitted rows of one partition, as Parquet files.
 #[derive(Debug)]
@@ -70,6 +75,12 @@ impl EmittedRows {
             if fields.iter().any(|before| before.name() == field.name()) || field.name() == EXTRA {
                 return Err(format!("its column {:?} is one that every table has; rename the field", field.name()));
             }
+            if OF_FOLDERS.contains(&field.name().as_str()) {
+                return Err(format!(
+                    "its column {:?} is one that the lake's folders are; rename the field",
+                    field.name()
+                ));
+            }
         }
         fields.extend(own.iter().enumerate().map(|(i, field)| match times.contains(&i) {
             true => Arc::new(field.as_ref().clone().with_data_type(time.clone())),
@@ -78,6 +89,7 @@ impl EmittedRows {
         fields.push(Arc::new(Field::new(EXTRA, DataType::Utf8, true)));
         let schema: SchemaRef = Arc::new(Schema::new(fields));
         let format = ParquetFormat::new(table.name, partition, schema.clone(), zstd_level, &[], &[EXTRA]);
+        format.open().map_err(|e| format!("Parquet takes no such columns: {e}"))?;
         let table = Table { name: table.name.to_owned(), partition, schema, own, times };
         Ok(Self { table: Arc::new(table), format: Arc::new(format) })
     }
@@ -103,7 +115,28 @@ fn own_columns(table: &EmittedTable) -> Result<Vec<FieldRef>, String> {
         let name = field.name();
         return Err(format!("its column {name:?} has a name that not every query engine takes; use a-z, 0-9 and _"));
     }
+    for field in &fields {
+        check_kind(field.data_type(), LEVELS_MAX)
+            .map_err(|what| format!("its column {:?} holds {what}, which Parquet has no column for", field.name()))?;
+    }
     Ok(fields.iter().map(|field| Arc::new(field.as_ref().clone().with_nullable(true))).collect())
+}
+
+/// Whether a column of this type can be written.
+fn check_kind(kind: &DataType, levels: usize) -> Result<(), &'static str> {
+    let Some(levels) = levels.checked_sub(1) else { return Err("too many structs in one another") };
+    match kind {
+        DataType::Union(..) => Err("an enum whose variants have fields"),
+        DataType::Null => Err("nothing, like `()`"),
+        DataType::Struct(fields) if fields.is_empty() => Err("a struct without fields"),
+        DataType::Struct(fields) => fields.iter().try_for_each(|field| check_kind(field.data_type(), levels)),
+        DataType::List(item)
+        | DataType::LargeList(item)
+        | DataType::FixedSizeList(item, _)
+        | DataType::Map(item, _) => check_kind(item.data_type(), levels),
+        DataType::Dictionary(_, value) => check_kind(value, levels),
+        _ => Ok(()),
+    }
 }
 
 /// Which of `own` are times.
@@ -191,6 +224,12 @@ impl RowColumns {
         Ok(())
     }
 
+    /// Keeps a row as JSON.
+    fn append_unfit(&self, extra: &mut StringBuilder, row: &Fields<'_>) {
+        observe::row_unfit(&self.table.name);
+        extra.append_value(serde_json::to_string(row).unwrap_or_else(|e| format!("{{\"error\":\"{e}\"}}")));
+    }
+
     /// The columns of the row type, and `extra`.
     fn own(&self) -> Result<Vec<ArrayRef>, TableError> {
         let own = &self.table.own;
@@ -198,23 +237,26 @@ impl RowColumns {
         let all: Vec<_> = self.fields.iter().map(|fields| Fields(Some(fields))).collect();
         let batch = match serde_arrow::to_record_batch(own, &all) {
             Ok(batch) => {
-                all.iter().for_each(|_| extra.append_null());
+                for row in &all {
+                    if row.has_only(own) {
+                        extra.append_null();
+                    } else {
+                        self.append_unfit(&mut extra, row);
+                    }
+                }
                 batch
             }
             // Rare enough to look at each row alone.
             Err(_) => {
                 let mut fitting = Vec::with_capacity(all.len());
                 for row in all {
-                    if serde_arrow::to_record_batch(own, &[&row]).is_ok() {
+                    let fits = serde_arrow::to_record_batch(own, &[&row]).is_ok();
+                    if fits && row.has_only(own) {
                         extra.append_null();
-                        fitting.push(row);
                     } else {
-                        observe::row_unfit(&self.table.name);
-                        extra.append_value(
-                            serde_json::to_string(&row).unwrap_or_else(|e| format!("{{\"error\":\"{e}\"}}")),
-                        );
-                        fitting.push(Fields(None));
+                        self.append_unfit(&mut extra, &row);
                     }
+                    fitting.push(if fits { row } else { Fields(None) });
                 }
                 serde_arrow::to_record_batch(own, &fitting).map_err(|e| TableError(e.to_string()))?
             }
@@ -261,6 +303,32 @@ impl Columns for RowColumns {
 
 /// The fields of a row, read from MessagePack while they are written elsewhere; `None`: no fields at all.
 struct Fields<'a>(Option<&'a [u8]>);
+
+impl Fields<'_> {
+    /// Whether all of them are columns, which mostly stand in the same order; what is no row fits nowhere.
+    fn has_only(&self, own: &[FieldRef]) -> bool {
+        struct Names<'o>(&'o [FieldRef]);
+        impl<'de> Visitor<'de> for Names<'_> {
+            type Value = bool;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the fields of a row")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<bool, A::Error> {
+                let (mut place, mut has_only) = (0, true);
+                while let Some(name) = fields.next_key::<&str>()? {
+                    fields.next_value::<IgnoredAny>()?;
+                    has_only = has_only
+                        && (self.0.get(place).is_some_and(|field| field.name() == name)
+                            || self.0.iter().any(|field| field.name() == name));
+                    place += 1;
+                }
+                Ok(has_only)
+            }
+        }
+        let Some(bytes) = self.0 else { return true };
+        rmp_serde::Deserializer::from_read_ref(bytes).deserialize_map(Names(own)).unwrap_or(false)
+    }
+}
 
 impl Serialize for Fields<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -397,6 +465,22 @@ mod tests {
     }
 
     #[test]
+    fn a_field_that_is_no_column_any_more_is_kept_beside_the_others() {
+        #[derive(Serialize)]
+        struct Renamed {
+            voucher: String,
+            total: i64,
+        }
+        let renamed = Renamed { voucher: "v".to_owned(), total: 5 };
+        let batch = written(&[emitted(1, &order(1)), emitted(2, &renamed)]);
+        let total = batch.column_by_name("total").expect("a column").as_primitive::<Int64Type>();
+        assert_eq!(total.values().to_vec(), [1, 5]);
+        let extra = batch.column_by_name("extra").expect("a column").as_string::<i32>();
+        assert!(extra.is_null(0));
+        assert_eq!(extra.value(1), r#"{"voucher":"v","total":5}"#);
+    }
+
+    #[test]
     fn what_no_table_can_have_is_refused() {
         #[derive(Serialize, Deserialize)]
         struct Odd {
@@ -417,5 +501,28 @@ mod tests {
         assert!(error.contains("no fields"), "{error}");
         let error = EmittedRows::new(&EmittedTable::of::<Taken>(), 3, 1).expect_err("it is taken");
         assert!(error.contains("\"seq\""), "{error}");
+        #[derive(Serialize, Deserialize)]
+        struct Hourly {
+            hour: i64,
+        }
+        impl Row for Hourly {
+            const TABLE: &'static str = "hourly";
+        }
+        let error = EmittedRows::new(&EmittedTable::of::<Hourly>(), 3, 1).expect_err("it is a folder");
+        assert!(error.contains("\"hour\"") && error.contains("folders"), "{error}");
+        #[derive(Serialize, Deserialize)]
+        enum Either {
+            Number(f64),
+            Text(String),
+        }
+        #[derive(Serialize, Deserialize)]
+        struct Reading {
+            values: Vec<Either>,
+        }
+        impl Row for Reading {
+            const TABLE: &'static str = "readings";
+        }
+        let error = EmittedRows::new(&EmittedTable::of::<Reading>(), 3, 1).expect_err("no such column");
+        assert!(error.contains("\"values\"") && error.contains("enum"), "{error}");
     }
 }

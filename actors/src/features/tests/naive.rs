@@ -185,8 +185,8 @@ impl Naive {
             "session_entry_page" => quoted(pages.iter().find(|e| e.page.is_some())),
             "session_exit_page" => quoted(pages.iter().rev().find(|e| e.page.is_some())),
             "session_bounce" => {
-                let other = events.iter().filter(|e| e.kind != "page_ping").count();
-                (pages.len() <= 1 && other <= 1).to_string()
+                let is_other = |e: &&Ev| !["page_view", "page_ping"].contains(&e.kind);
+                (pages.len() <= 1 && !events.iter().copied().any(|e| is_other(&e))).to_string()
             }
             _ => (10 * events.iter().map(|e| e.time.div_euclid(secs(10))).collect::<BTreeSet<_>>().len()).to_string(),
         }

@@ -76,8 +76,16 @@ impl<'a> Given<'a> {
     }
 }
 
+#[cfg(test)]
+thread_local! {
+    /// Bytes that this thread has read as objects: what a request costs beside what it writes.
+    pub(super) static BYTES_READ: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 /// The members of the JSON object `json`. Of members with the same name the last one counts, as most JSON parsers have it.
 pub fn members(json: &str) -> Result<Vec<Member<'_>>, Unread> {
+    #[cfg(test)]
+    BYTES_READ.set(BYTES_READ.get() + json.len());
     let mut found = Vec::new();
     let mut deserializer = serde_json::Deserializer::from_str(json);
     let read = MembersSeed(&mut found).deserialize(&mut deserializer).and_then(|()| deserializer.end());

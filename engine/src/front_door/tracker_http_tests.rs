@@ -336,6 +336,45 @@ async fn what_a_tracker_sent_in_vain_becomes_a_dead_letter() {
 }
 
 #[tokio::test]
+async fn dead_letters_are_as_many_as_what_was_sent_in_vain() {
+    // What was written holds when it came, and that is another time for a repeat.
+    let face = Face::usual().await;
+    let deep = format!("{{\"a\":{}1{}}}", "[".repeat(70), "]".repeat(70));
+    let message = format!("{{\"type\":\"page\",\"anonymousId\":\"a\",\"properties\":{deep}}}");
+    for _ in 0..2 {
+        let batch = format!("{{\"batch\":[{message}]}}");
+        assert_eq!(face.send("POST", "/v1/batch", &[], batch).await.code, 200);
+    }
+    let letters = face.events();
+    assert_eq!((letters.len(), &letters[0]["keyloom.rejected"]), (1, &json!("parse")), "{letters:?}");
+    assert!(letters[0]["payload"].as_str().is_some_and(|payload| payload.contains("collector_tstamp")));
+    assert_eq!(letters[0]["bytes"], message.len());
+
+    // Where nothing may be kept, letters of different events are equal but for their sizes.
+    let pseudonyms = Some(Arc::new(Pseudonyms::new(["user_id"], b"0123456789abcdef")));
+    let shop = Source { app_ids: vec!["shop".into()], pseudonyms, ..Source::default() };
+    let face =
+        Face::guarded(Limits::default(), None, Rules::new(Vec::new(), vec![shop], IpPolicy::Keep, Vec::new())).await;
+    let event = |e: &str, aid: &str, uid: &str| json!({"e": e, "aid": aid, "uid": uid});
+    let events = [
+        event("pv", "shop", "alice"),
+        event("xx", "shop", "alice"),
+        event("xx", "shop", "carol"),
+        event("pv", "other", "alice"),
+        event("pv", "other", "carol"),
+    ];
+    for _ in 0..2 {
+        assert_eq!(face.post(SNOWPLOW_PATH, &payload(json!(events))).await.code, 200);
+    }
+    let stored = face.events();
+    let letters: Vec<_> = stored.iter().filter(|e| e["keyloom.rejected"] == "schema").collect();
+    assert_eq!(letters.len(), 4, "{letters:?}");
+    for (letter, sent) in letters.iter().zip(&events[1..]) {
+        assert_eq!((&letter["payload"], &letter["bytes"]), (&json!(""), &json!(sent.to_string().len())));
+    }
+}
+
+#[tokio::test]
 async fn cloudevents_are_answered_by_index() {
     let face = Face::usual().await;
     let event = |id: &str| json!({"specversion": "1.0", "id": id, "source": "/s", "type": "t", "subject": "user-7"});

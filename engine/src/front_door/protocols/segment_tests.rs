@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{
     super::{
         Stamps, Wire, base64_text,
-        members::BYTES_READ,
+        members::tests::BYTES_READ,
         read,
         tests::{NOON, NOON_TEXT, decode, head, one},
     },

@@ -129,18 +129,22 @@ impl Privacy {
         /// Trackers' own names of what the event has under others.
         const ADDRESSES: [&str; 3] = ["ip", "context.ip", "user_ipaddress"];
         const IDENTIFIERS: [&str; 2] = ["nuid", "tnuid"];
+        /// Of Segment's; kept by nobody, whatever the source wants.
+        const CREDENTIAL: &str = "writeKey";
         if self.pseudonyms.is_some() {
             return None;
         }
         let ip = if is_anonymous { IpPolicy::Drop } else { self.ip };
-        if ip == IpPolicy::Keep {
-            return Some(Cow::Borrowed(sent));
+        if serde_json::from_slice::<Members<'_>>(sent).is_err() {
+            // A query, a number or a text holds no credential; what only looks like an object or is an array may.
+            let may_hold_one = matches!(sent.trim_ascii().first(), Some(b'{' | b'['));
+            return (ip == IpPolicy::Keep && !may_hold_one).then_some(Cow::Borrowed(sent));
         }
-        let identifiers = IDENTIFIERS.iter().filter(|_| is_anonymous).map(|name| (name, IpPolicy::Drop));
-        let named = ADDRESSES.iter().map(|name| (name, ip)).chain(identifiers);
+        let addresses = ADDRESSES.iter().filter(|_| ip != IpPolicy::Keep).map(|name| (*name, ip));
+        let identifiers = IDENTIFIERS.iter().filter(|_| is_anonymous).map(|name| (*name, IpPolicy::Drop));
+        let named = addresses.chain(identifiers).chain([(CREDENTIAL, IpPolicy::Drop)]);
         let deeds = named.map(|(name, policy)| (Cow::Owned(Path::new(name)), Deed::Cut(policy))).collect();
-        let is_object = serde_json::from_slice::<Members<'_>>(sent).is_ok();
-        is_object.then(|| Rewriting { deeds }.apply(sent))
+        Some(Rewriting { deeds }.apply(sent))
     }
 
     fn deeds(&self, ip: IpPolicy) -> Vec<(Cow<'_, Path>, Deed<'_>)> {
@@ -364,6 +368,25 @@ mod tests {
         assert_eq!(kept(IpPolicy::Truncate, false), said(r#"{"ip":"203.0.113.0","nuid":"n","e":"xx"}"#));
         assert_eq!(kept(IpPolicy::Keep, true), said(r#"{"ip":null,"nuid":null,"e":"xx"}"#));
         assert_eq!(no_source.of_sent(b"e=pv&ip=203.0.113.7", false), None, "not to be looked into");
+    }
+
+    #[test]
+    fn a_write_key_is_not_kept_whatever_a_source_keeps() {
+        let kept = |policy, sent: &str| {
+            let privacy = Privacy::new(policy, None, None);
+            privacy.of_sent(sent.as_bytes(), false).map(|text| String::from_utf8_lossy(&text).into_owned())
+        };
+        let message = r#"{"writeKey":"web-1","write\u004bey":["web-1"],"context":{"writeKey":1},"event":""}"#;
+        let cut = r#"{"writeKey":null,"write\u004bey":null,"context":{"writeKey":1},"event":""}"#;
+        for policy in [IpPolicy::Keep, IpPolicy::Truncate, IpPolicy::Drop] {
+            assert_eq!(kept(policy, message).as_deref(), Some(cut), "{policy:?}");
+            for odd in [r#"{"\ud800":1,"writeKey":"web-1"}"#, r#"[{"writeKey":"web-1"}]"#] {
+                assert_eq!(kept(policy, odd), None, "{policy:?}: what cannot be looked into does not stay");
+            }
+        }
+        for same in ["e=xx&ip=203.0.113.7", "7", "\"alice\"", r#"{"ip":"203.0.113.7","e":"xx"}"#] {
+            assert_eq!(kept(IpPolicy::Keep, same).as_deref(), Some(same));
+        }
     }
 
     #[test]

@@ -375,6 +375,22 @@ async fn dead_letters_are_as_many_as_what_was_sent_in_vain() {
 }
 
 #[tokio::test]
+async fn a_dead_letter_holds_no_write_key() {
+    let web = Source { write_keys: vec!["web-1".into()], ip: Some(IpPolicy::Keep), ..Source::default() };
+    let rules = Rules::new(Vec::new(), vec![web], IpPolicy::Truncate, Vec::new());
+    let face = Face::guarded(Limits::default(), None, rules).await;
+    let nothing = json!({"writeKey": "web-1", "anonymousId": "a", "messageId": "m", "event": ""});
+    assert_eq!(face.post("/v1/t", &nothing).await.code, 200);
+    let other = json!({"writeKey": "web-1", "type": "nonsense"});
+    let in_batch = json!({"writeKey": "web-1", "batch": [other, [other]]});
+    assert_eq!(face.post("/v1/b", &in_batch).await.code, 200);
+    let letters = face.events();
+    assert!(letters.len() == 3 && letters.iter().all(|e| e["keyloom.rejected"].is_string()), "{letters:?}");
+    assert!(letters[0]["payload"].as_str().is_some_and(|kept| kept.contains("\"messageId\":\"m\"")), "{letters:?}");
+    assert!(!Value::from(letters).to_string().contains("web-1"));
+}
+
+#[tokio::test]
 async fn cloudevents_are_answered_by_index() {
     let face = Face::usual().await;
     let event = |id: &str| json!({"specversion": "1.0", "id": id, "source": "/s", "type": "t", "subject": "user-7"});

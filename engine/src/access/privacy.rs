@@ -129,18 +129,22 @@ impl Privacy {
         /// Trackers' own names of what the event has under others.
         const ADDRESSES: [&str; 3] = ["ip", "context.ip", "user_ipaddress"];
         const IDENTIFIERS: [&str; 2] = ["nuid", "tnuid"];
+        /// Of Segment's; kept by nobody, whatever the source wants.
+        const CREDENTIAL: &str = "writeKey";
         if self.pseudonyms.is_some() {
             return None;
         }
         let ip = if is_anonymous { IpPolicy::Drop } else { self.ip };
-        if ip == IpPolicy::Keep {
-            return Some(Cow::Borrowed(sent));
+        if serde_json::from_slice::<Members<'_>>(sent).is_err() {
+            // A query, a number or a text holds no credential; what only looks like an object or is an array may.
+            let may_hold_one = matches!(sent.trim_ascii().first(), Some(b'{' | b'['));
+            return (ip == IpPolicy::Keep && !may_hold_one).then_some(Cow::Borrowed(sent));
         }
-        let identifiers = IDENTIFIERS.iter().filter(|_| is_anonymous).map(|name| (name, IpPolicy::Drop));
-        let named = ADDRESSES.iter().map(|name| (name, ip)).chain(identifiers);
+        let addresses = ADDRESSES.iter().filter(|_| ip != IpPolicy::Keep).map(|name| (*name, ip));
+        let identifiers = IDENTIFIERS.iter().filter(|_| is_anonymous).map(|name| (*name, IpPolicy::Drop));
+        let named = addresses.chain(identifiers).chain([(CREDENTIAL, IpPolicy::Drop)]);
         let deeds = named.map(|(name, policy)| (Cow::Owned(Path::new(name)), Deed::Cut(policy))).collect();
-        let is_object = serde_json::from_slice::<Members<'_>>(sent).is_ok();
-        is_object.then(|| Rewriting { deeds }.apply(sent))
+        Some(Rewriting { deeds }.apply(sent))
     }
 
     fn deeds(&self, ip: IpPolicy) -> Vec<(Cow<'_, Path>, Deed<'_>)> {
@@ -194,7 +198,8 @@ impl Rewriting<'_> {
 }
 
 /// Finds what changes in the object `text`, which begins at `offset` of the event, in the order of the text. A name that
-/// stands there twice is found twice. The depth is that of the longest path.
+/// stands there twice is found twice, and the objects in an array on the way are each gone through. The depth is that of the
+/// longest path.
 fn find(text: &str, offset: usize, open: &[(&Path, usize, Deed<'_>)], changes: &mut Vec<(Range<usize>, Value)>) {
     let Ok(Members(members)) = serde_json::from_str(text) else {
         // The event itself is refused by whoever reads it. What stands inside of it is not looked into any more, so what
@@ -214,15 +219,46 @@ fn find(text: &str, offset: usize, open: &[(&Path, usize, Deed<'_>)], changes: &
             let string = if value.kind == Kind::String { value.as_str() } else { None };
             let new = deed.on(value.kind, string.as_deref().unwrap_or(value.raw));
             changes.extend(new.map(|new| (place, new)));
-        } else if value.kind == Kind::Object {
+        } else if matches!(value.kind, Kind::Object | Kind::Array) {
             let deeper =
                 open.iter().filter(|(path, level, _)| level + 1 < path.names.len() && path.names[*level] == name);
             let deeper: Vec<_> = deeper.map(|(path, level, deed)| (*path, level + 1, *deed)).collect();
-            if !deeper.is_empty() {
-                find(value.raw, place.start, &deeper, changes);
+            if deeper.is_empty() {
+                continue;
+            }
+            for object in objects(value.raw) {
+                find(&value.raw[object.clone()], place.start + object.start, &deeper, changes);
             }
         }
     }
+}
+
+/// Where the outermost objects of `json` are, one sound JSON value: itself, or those in an array, however many arrays are
+/// around them. No recursion, because nobody has looked yet how deep it is.
+fn objects(json: &str) -> Vec<Range<usize>> {
+    let (mut found, mut level, mut start) = (Vec::new(), 0usize, 0);
+    let (mut is_text, mut is_escaped) = (false, false);
+    for (at, byte) in json.bytes().enumerate() {
+        match (is_text, byte) {
+            (true, _) if is_escaped => is_escaped = false,
+            (true, b'\\') => is_escaped = true,
+            (_, b'"') => is_text = !is_text,
+            (false, b'{') => {
+                if level == 0 {
+                    start = at;
+                }
+                level += 1;
+            }
+            (false, b'}') => {
+                level = level.saturating_sub(1);
+                if level == 0 {
+                    found.push(start..at + 1);
+                }
+            }
+            _ => {}
+        }
+    }
+    found
 }
 
 /// The members of an object in their order, repeated names included: whoever reads the log later may take either.
@@ -287,6 +323,20 @@ mod tests {
             (r#"{"traits.email":"e"}"#, format!(r#"{{"traits.email":"{}"}}"#, of("e"))),
             (r#"{"a":{"b.c":"e"}}"#, format!(r#"{{"a":{{"b.c":"{}"}}}}"#, of("e"))),
             (r#"{"user_id":{"no":"way"}}"#, format!(r#"{{"user_id":"{}"}}"#, of(r#"{"no":"way"}"#))),
+            (r#"{"user_id":["u"]}"#, format!(r#"{{"user_id":"{}"}}"#, of(r#"["u"]"#))),
+            (
+                r#"{"traits":["}\\\"", {"email":"e"},7 ,[[{"email":"f"}]], {"a":{"email":"g"}}],"n":1}"#,
+                format!(
+                    r#"{{"traits":["}}\\\"", {{"email":"{}"}},7 ,[[{{"email":"{}"}}]], {{"a":{{"email":"g"}}}}],"n":1}}"#,
+                    of("e"),
+                    of("f")
+                ),
+            ),
+            (
+                r#"{"a":[{"b":[{"c":1},{"c":2}]}]}"#,
+                format!(r#"{{"a":[{{"b":[{{"c":"{}"}},{{"c":"{}"}}]}}]}}"#, of("1"), of("2")),
+            ),
+            (r#"{"traits":[{"\ud800":1,"email":"e"},{"n":1}]}"#, r#"{"traits":[null,{"n":1}]}"#.to_owned()),
         ] {
             assert_eq!(json_of(&privacy, event), expected);
         }
@@ -321,6 +371,25 @@ mod tests {
     }
 
     #[test]
+    fn a_write_key_is_not_kept_whatever_a_source_keeps() {
+        let kept = |policy, sent: &str| {
+            let privacy = Privacy::new(policy, None, None);
+            privacy.of_sent(sent.as_bytes(), false).map(|text| String::from_utf8_lossy(&text).into_owned())
+        };
+        let message = r#"{"writeKey":"web-1","write\u004bey":["web-1"],"context":{"writeKey":1},"event":""}"#;
+        let cut = r#"{"writeKey":null,"write\u004bey":null,"context":{"writeKey":1},"event":""}"#;
+        for policy in [IpPolicy::Keep, IpPolicy::Truncate, IpPolicy::Drop] {
+            assert_eq!(kept(policy, message).as_deref(), Some(cut), "{policy:?}");
+            for odd in [r#"{"\ud800":1,"writeKey":"web-1"}"#, r#"[{"writeKey":"web-1"}]"#] {
+                assert_eq!(kept(policy, odd), None, "{policy:?}: what cannot be looked into does not stay");
+            }
+        }
+        for same in ["e=xx&ip=203.0.113.7", "7", "\"alice\"", r#"{"ip":"203.0.113.7","e":"xx"}"#] {
+            assert_eq!(kept(IpPolicy::Keep, same).as_deref(), Some(same));
+        }
+    }
+
+    #[test]
     fn addresses_in_events_follow_the_policy() {
         let own = r#"{"user_ipaddress":"203.0.113.7","context":{"ip":"2001:db8:1:2::3"},"n":1}"#;
         let cut = r#"{"user_ipaddress":"203.0.113.0","context":{"ip":"2001:db8:1::"},"n":1}"#;
@@ -342,11 +411,22 @@ mod tests {
     }
 
     proptest! {
-        /// Nothing personal is left, and nothing else changes.
+        /// Nothing personal is left, and nothing else changes, whichever arrays are around it.
         #[test]
-        fn only_what_is_named_changes(id in "[a-zé\"\\\\\n]{1,6}", email in "[a-z@.]{1,8}", other in "\\PC{0,8}", n in any::<i64>()) {
+        fn only_what_is_named_changes(
+            id in "[a-zé\"\\\\\n]{1,6}",
+            email in "[a-z@.]{1,8}",
+            other in "\\PC{0,8}|[\\[\\]{}\"\\\\]{0,8}",
+            n in any::<i64>(),
+            arrays in proptest::array::uniform3(0usize..3),
+        ) {
+            let inside = |arrays: usize, value: Value| {
+                (0..arrays).fold(value, |value, _| json!([other, value, { "\"{[": other }]))
+            };
             let event = |id: Value, email: Value, c: Value| {
-                json!({ "user_id": id, "traits": { "email": email, "plan": other }, "n": n, "a": { "b": { "c": c } } })
+                let traits = inside(arrays[0], json!({ "email": email, "plan": other }));
+                let a = inside(arrays[1], json!({ "b": inside(arrays[2], json!({ "c": c })) }));
+                json!({ "user_id": id, "traits": traits, "n": n, "a": a })
             };
             let of = |text: &str| Value::from(pseudonyms().of(text));
             let sent = event(json!(id), json!(email), json!(n));

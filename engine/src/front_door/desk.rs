@@ -142,12 +142,12 @@ impl Desk {
                     let letter = match written {
                         Some(written) if rejection.reason == Reason::NoKey => Ok(keyless(written, sent)),
                         // As it was written, it is as private as the source wants it.
-                        Some(written) => self.dead_letter(protocol, &rejection, &written, now),
+                        Some(written) => self.dead_letter(protocol, &rejection, sent, &written, now),
                         None => {
                             // Of what no source sent, nobody has said what may be kept.
                             let privacy = shares.outcomes[share].as_ref().ok().map(|admission| &admission.privacy);
                             let kept = privacy.and_then(|privacy| privacy.of_sent(sent, head.is_anonymous()));
-                            self.dead_letter(protocol, &rejection, &kept.unwrap_or_default(), now)
+                            self.dead_letter(protocol, &rejection, sent, &kept.unwrap_or_default(), now)
                         }
                     };
                     match letter {
@@ -196,16 +196,21 @@ impl Desk {
         }
     }
 
-    /// The record that keeps what a tracker sent and nobody can use; an error when the log takes not even that.
+    /// The record that keeps `payload` of what a tracker sent and nobody can use; an error when the log takes not even that. Repeats
+    /// are absorbed by what was `sent`: the payload may hold when it came, or nothing.
     fn dead_letter(
         &self,
         protocol: Protocol,
         rejection: &Rejection,
         sent: &[u8],
+        payload: &[u8],
         now: Timestamp,
     ) -> Result<Accepted, Rejection> {
-        let event = refused_by_tracker(rejection, protocol.label(), sent, self.acceptor.event_bytes_max);
-        self.acceptor.accept(&event, now, &mut || self.ids.next(now))
+        let (bytes, max) = (sent.len() as u64, self.acceptor.event_bytes_max);
+        let event = refused_by_tracker(rejection, protocol.label(), bytes, payload, max);
+        let mut letter = self.acceptor.accept(&event, now, &mut || self.ids.next(now))?;
+        letter.record.dedupe_id = Some(dedupe_id(b"", sent));
+        Ok(letter)
     }
 }
 

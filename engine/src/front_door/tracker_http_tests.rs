@@ -336,6 +336,61 @@ async fn what_a_tracker_sent_in_vain_becomes_a_dead_letter() {
 }
 
 #[tokio::test]
+async fn dead_letters_are_as_many_as_what_was_sent_in_vain() {
+    // What was written holds when it came, and that is another time for a repeat.
+    let face = Face::usual().await;
+    let deep = format!("{{\"a\":{}1{}}}", "[".repeat(70), "]".repeat(70));
+    let message = format!("{{\"type\":\"page\",\"anonymousId\":\"a\",\"properties\":{deep}}}");
+    for _ in 0..2 {
+        let batch = format!("{{\"batch\":[{message}]}}");
+        assert_eq!(face.send("POST", "/v1/batch", &[], batch).await.code, 200);
+    }
+    let letters = face.events();
+    assert_eq!((letters.len(), &letters[0]["keyloom.rejected"]), (1, &json!("parse")), "{letters:?}");
+    assert!(letters[0]["payload"].as_str().is_some_and(|payload| payload.contains("collector_tstamp")));
+    assert_eq!(letters[0]["bytes"], message.len());
+
+    // Where nothing may be kept, letters of different events are equal but for their sizes.
+    let pseudonyms = Some(Arc::new(Pseudonyms::new(["user_id"], b"0123456789abcdef")));
+    let shop = Source { app_ids: vec!["shop".into()], pseudonyms, ..Source::default() };
+    let face =
+        Face::guarded(Limits::default(), None, Rules::new(Vec::new(), vec![shop], IpPolicy::Keep, Vec::new())).await;
+    let event = |e: &str, aid: &str, uid: &str| json!({"e": e, "aid": aid, "uid": uid});
+    let events = [
+        event("pv", "shop", "alice"),
+        event("xx", "shop", "alice"),
+        event("xx", "shop", "carol"),
+        event("pv", "other", "alice"),
+        event("pv", "other", "carol"),
+    ];
+    for _ in 0..2 {
+        assert_eq!(face.post(SNOWPLOW_PATH, &payload(json!(events))).await.code, 200);
+    }
+    let stored = face.events();
+    let letters: Vec<_> = stored.iter().filter(|e| e["keyloom.rejected"] == "schema").collect();
+    assert_eq!(letters.len(), 4, "{letters:?}");
+    for (letter, sent) in letters.iter().zip(&events[1..]) {
+        assert_eq!((&letter["payload"], &letter["bytes"]), (&json!(""), &json!(sent.to_string().len())));
+    }
+}
+
+#[tokio::test]
+async fn a_dead_letter_holds_no_write_key() {
+    let web = Source { write_keys: vec!["web-1".into()], ip: Some(IpPolicy::Keep), ..Source::default() };
+    let rules = Rules::new(Vec::new(), vec![web], IpPolicy::Truncate, Vec::new());
+    let face = Face::guarded(Limits::default(), None, rules).await;
+    let nothing = json!({"writeKey": "web-1", "anonymousId": "a", "messageId": "m", "event": ""});
+    assert_eq!(face.post("/v1/t", &nothing).await.code, 200);
+    let other = json!({"writeKey": "web-1", "type": "nonsense"});
+    let in_batch = json!({"writeKey": "web-1", "batch": [other, [other]]});
+    assert_eq!(face.post("/v1/b", &in_batch).await.code, 200);
+    let letters = face.events();
+    assert!(letters.len() == 3 && letters.iter().all(|e| e["keyloom.rejected"].is_string()), "{letters:?}");
+    assert!(letters[0]["payload"].as_str().is_some_and(|kept| kept.contains("\"messageId\":\"m\"")), "{letters:?}");
+    assert!(!Value::from(letters).to_string().contains("web-1"));
+}
+
+#[tokio::test]
 async fn a_cloudevent_alone_is_answered_without_words_and_others_by_index() {
     let face = Face::usual().await;
     let event = |id: &str| json!({"specversion": "1.0", "id": id, "source": "/s", "type": "t", "subject": "user-7"});

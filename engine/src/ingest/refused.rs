@@ -2,7 +2,7 @@
 //! as a dead letter.
 //!
 //! Pure. The same line of the same source always gives the same bytes, so that the log absorbs it when a file is ingested
-//! again, and so does the same event of a tracker that sends it again.
+//! again. What a tracker sends again is absorbed by what it sent, not by these bytes: see the front door's desk.
 
 use std::borrow::Cow;
 
@@ -55,11 +55,13 @@ pub fn refused_event(
     serde_json::to_vec(&refused).expect("numbers and texts are always serialisable")
 }
 
-/// The event that records what a tracker sent and `rejection` refused, within the same limits.
+/// The event that records what a tracker sent, `bytes` long, and `rejection` refused, with as much of `payload` as fits into
+/// the same limits.
 pub fn refused_by_tracker(
     rejection: &Rejection,
     protocol: &'static str,
-    sent: &[u8],
+    bytes: u64,
+    payload: &[u8],
     event_bytes_max: usize,
 ) -> Vec<u8> {
     let refused = Refused {
@@ -67,8 +69,8 @@ pub fn refused_by_tracker(
         error: &rejection.text,
         source: None,
         protocol: Some(protocol),
-        bytes: sent.len() as u64,
-        payload: kept(sent, event_bytes_max),
+        bytes,
+        payload: kept(payload, event_bytes_max),
     };
     serde_json::to_vec(&refused).expect("numbers and texts are always serialisable")
 }
@@ -107,7 +109,7 @@ mod tests {
             let event = refused_event(&rejection, &name, u64::MAX, u64::MAX, &line.repeat(40), limit);
             let accepted = acceptor.accept(&event, Timestamp(0), &mut String::new);
             prop_assert!(accepted.is_ok_and(|a| a.partition == 0 && a.record.payload == event));
-            let event = refused_by_tracker(&rejection, "snowplow", &line.repeat(40), limit);
+            let event = refused_by_tracker(&rejection, "snowplow", u64::MAX, &line.repeat(40), limit);
             let accepted = acceptor.accept(&event, Timestamp(0), &mut String::new);
             prop_assert!(accepted.is_ok_and(|a| a.partition == 0 && a.record.payload == event));
         }

@@ -78,6 +78,7 @@ impl<'a> Given<'a> {
 
 /// The members of the JSON object `json`. Of members with the same name the last one counts, as most JSON parsers have it.
 pub fn members(json: &str) -> Result<Vec<Member<'_>>, Unread> {
+    note_read(json.len());
     let mut found = Vec::new();
     let mut deserializer = serde_json::Deserializer::from_str(json);
     let read = MembersSeed(&mut found).deserialize(&mut deserializer).and_then(|()| deserializer.end());
@@ -225,11 +226,29 @@ impl<'de> Visitor<'de> for ElementsSeed<'_, 'de> {
     }
 }
 
+/// Counted by tests only.
+#[cfg(not(test))]
+fn note_read(_bytes: usize) {}
+
 #[cfg(test)]
-mod tests {
+use tests::note_read;
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::cell::Cell;
+
     use proptest::prelude::*;
 
     use super::*;
+
+    thread_local! {
+        /// Bytes that this thread has read as objects: what a request costs beside what it writes.
+        pub(in super::super) static BYTES_READ: Cell<usize> = const { Cell::new(0) };
+    }
+
+    pub(super) fn note_read(bytes: usize) {
+        BYTES_READ.set(BYTES_READ.get() + bytes);
+    }
 
     #[test]
     fn values_are_what_was_sent() {

@@ -12,6 +12,7 @@ pub mod event_shape;
 pub mod head;
 pub mod members;
 pub mod segment;
+mod segment_batch;
 mod segment_message;
 pub mod snowplow;
 mod snowplow_event;

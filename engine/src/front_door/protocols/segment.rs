@@ -1,6 +1,6 @@
 //! The HTTP API of Segment, which RudderStack has too: one message, or a batch of them.
 //!
-//! Pure. How one message is written is in `segment_message`.
+//! Pure. How one message is written is in `segment_message`, what a batch says for all in `segment_batch`.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,9 @@ use super::{
     event_shape::{Decoded, Room},
     head::Head,
     members::{Given, Member, elements, get, members, parameters, place},
-    not_the_protocol, segment_message, utf8,
+    not_the_protocol,
+    segment_batch::Shared,
+    segment_message, utf8,
 };
 use crate::front_door::refusal::Refusal;
 
@@ -123,15 +125,11 @@ impl Payload<'_> {
     /// Writes the messages as events.
     pub fn write(&self, stamps: &Stamps<'_>, room: Room<'_>) -> Result<Decoded, Refusal> {
         let mut decoded = Decoded::default();
-        // Read again for each message, whether it is written or rejected.
-        let shared = self.shared.iter().filter_map(|member| member.value.json()).map(str::len).sum();
+        let shared = Shared::of(&self.shared);
         for message in &self.messages {
             decoded.event(place(self.body, message), room, |out| {
-                segment_message::write(self.kind, message, &self.shared, stamps, out)
+                segment_message::write(self.kind, message, &shared, stamps, out)
             })?;
-            if decoded.events.last().is_some_and(|event| event.place.is_err()) {
-                room(shared)?;
-            }
         }
         Ok(decoded)
     }

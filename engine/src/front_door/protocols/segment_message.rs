@@ -8,20 +8,22 @@ use keyloom_actors::{dead_letter::Reason, event::fields::Kind, timestamp::Timest
 
 use super::{
     Stamps, clock_skew,
-    event_shape::{EventWriter, write_text},
+    event_shape::EventWriter,
     members::{Given, Member, get, members},
     segment::MessageType,
+    segment_batch::{Context, Shared, inside, object_text},
 };
 use crate::front_door::Rejection;
 
 /// Digits of epoch milliseconds since 2001.
 const EPOCH_MILLIS_DIGITS_MIN: usize = 13;
 
-/// Writes `message`, whose type the path says or the message itself; `shared` is what its batch says for all.
-pub(super) fn write(
+/// Writes `message`, whose type the path says or the message itself; `shared` is what its batch says for all. What is rejected is
+/// so before anything of the batch is written.
+pub(super) fn write<'m>(
     kind: Option<MessageType>,
-    message: &str,
-    shared: &[Member<'_>],
+    message: &'m str,
+    shared: &'m Shared<'m>,
     stamps: &Stamps<'_>,
     out: &mut Vec<u8>,
 ) -> Result<(), Rejection> {
@@ -41,12 +43,13 @@ pub(super) fn write(
         MessageType::Screen => "screen_view".into(),
         MessageType::Identify | MessageType::Group | MessageType::Alias => kind.name().into(),
     };
+    let nested = Nested::of(&own, shared)?;
     let mut event = EventWriter::new(out);
     event.text("event", &event_name);
     event.text("message_type", kind.name());
     event.text("protocol", "segment");
     event.time("collector_tstamp", stamps.now);
-    let times = Times::of(&own, shared, stamps.now);
+    let times = Times::of(&own, shared.sent, stamps.now);
     times.write(&mut event);
 
     for Member { name, value } in &own {
@@ -71,18 +74,8 @@ pub(super) fn write(
             event.extra(name, value);
         }
     }
-    for Member { name, value } in shared {
-        let is_shared = match name.as_ref() {
-            "sentAt" => times.took_shared_sent,
-            "context" => value.kind() == Kind::Object,
-            _ => false,
-        };
-        if !is_shared {
-            let clashes = get(&own, name).is_some_and(|given| !given.is_null());
-            event.extra(&if clashes { format!("batch.{name}") } else { name.to_string() }, value);
-        }
-    }
-    context(&mut event, kind, &own, shared, stamps)?;
+    shared.write_others(&own, times.took_shared_sent, &mut event);
+    nested.write(kind, &own, stamps, &mut event);
     if let Some(id) = stamps.head.anonymous_id() {
         event.text("domain_userid", &id);
     }
@@ -94,92 +87,63 @@ fn object(event: &mut EventWriter<'_>, field: &'static str, value: &Given<'_>) -
     value.kind() == Kind::Object && value.json().is_some_and(|json| event.json(field, json))
 }
 
-/// Writes the context, and the fields that are copied out of it and out of a page's properties.
-fn context(
-    event: &mut EventWriter<'_>,
-    kind: MessageType,
-    own: &[Member<'_>],
-    shared: &[Member<'_>],
-    stamps: &Stamps<'_>,
-) -> Result<(), Rejection> {
-    let read = |what: &[Member<'_>]| -> Option<String> {
-        Some(get(what, "context")?.json().filter(|json| json.starts_with('{'))?.to_owned())
-    };
-    let whole = match (read(own), read(shared)) {
-        (Some(own), Some(shared)) => merged(&own, &shared)?,
-        (own, shared) => own.or(shared).unwrap_or_default(),
-    };
-    let parts = if whole.is_empty() { Vec::new() } else { inside("context", &whole)? };
-    let child = |parts: &[Member<'_>], name: &str| get(parts, name).and_then(Given::json).map(str::to_owned);
-    let part = |name: &str| child(&parts, name).filter(|json| json.starts_with('{')).unwrap_or_else(|| "{}".to_owned());
-    let properties = get(own, "properties").and_then(Given::json).filter(|json| json.starts_with('{'));
-    let properties = inside("properties", properties.unwrap_or("{}"))?;
-    let (page, library) = (part("page"), part("library"));
-    let (page, library) = (inside("context.page", &page)?, inside("context.library", &library)?);
-
-    for (field, name) in [("page_url", "url"), ("page_title", "title"), ("page_referrer", "referrer")] {
-        let of_page = get(&properties, name).filter(|_| kind == MessageType::Page);
-        for given in of_page.into_iter().chain(get(&page, name)) {
-            event.given_text(field, given);
-        }
-    }
-    for (field, given) in [
-        ("useragent", get(&parts, "userAgent")),
-        ("br_lang", get(&parts, "locale")),
-        ("os_timezone", get(&parts, "timezone")),
-        ("session_id", get(&parts, "sessionId")),
-        ("user_ipaddress", get(&parts, "ip")),
-        ("name_tracker", get(&library, "name")),
-        ("v_tracker", get(&library, "version")),
-    ] {
-        if let Some(given) = given {
-            event.given_id(field, given);
-        }
-    }
-    if matches!(kind, MessageType::Identify | MessageType::Group)
-        && let Some(traits) = get(&parts, "traits")
-    {
-        object(event, "traits", traits);
-    }
-    let channel = get(own, "channel").and_then(Given::text);
-    let library = get(&library, "name").and_then(Given::text);
-    let platform = channel.as_deref().and_then(platform_of_channel);
-    let platform = platform.or_else(|| platform_of_library(library.as_deref()?));
-    if let Some(platform) = platform {
-        event.text("platform", platform);
-    }
-    // The address of a server that sends for its users is none of theirs.
-    if platform != Some("srv")
-        && let Some(address) = stamps.address
-    {
-        event.text("user_ipaddress", address);
-    }
-    if !whole.is_empty() {
-        event.json("context", &whole);
-    }
-    Ok(())
+/// What a message says in objects: its context and what is in it, and its properties.
+struct Nested<'m> {
+    context: Context<'m>,
+    page: Cow<'m, [Member<'m>]>,
+    library: Cow<'m, [Member<'m>]>,
+    properties: Vec<Member<'m>>,
 }
 
-fn inside<'a>(name: &str, json: &'a str) -> Result<Vec<Member<'a>>, Rejection> {
-    members(json).map_err(|problem| Rejection::new(Reason::Schema, format!("{name}: {problem}")))
-}
+impl<'m> Nested<'m> {
+    fn of(own: &[Member<'m>], shared: &'m Shared<'m>) -> Result<Self, Rejection> {
+        let context = Context::of(own, shared)?;
+        let properties = inside("properties", object_text(own, "properties").unwrap_or("{}"))?;
+        Ok(Self { page: context.page()?, library: context.library()?, context, properties })
+    }
 
-/// A message's context with what its batch adds; what the message says counts.
-fn merged(own: &str, shared: &str) -> Result<String, Rejection> {
-    let (own, shared) = (inside("context", own)?, inside("context of the batch", shared)?);
-    let mut out = Vec::new();
-    let added = shared.iter().filter(|member| get(&own, &member.name).is_none());
-    for Member { name, value } in own.iter().chain(added) {
-        out.push(if out.is_empty() { b'{' } else { b',' });
-        write_text(&mut out, name);
-        out.push(b':');
-        out.extend_from_slice(value.json().unwrap_or("null").as_bytes());
+    /// Writes the context, and the fields that are copied out of it and out of a page's properties.
+    fn write(&self, kind: MessageType, own: &[Member<'_>], stamps: &Stamps<'_>, event: &mut EventWriter<'_>) {
+        let Self { context, page, library, properties } = self;
+        for (field, name) in [("page_url", "url"), ("page_title", "title"), ("page_referrer", "referrer")] {
+            let of_page = get(properties, name).filter(|_| kind == MessageType::Page);
+            for given in of_page.into_iter().chain(get(page, name)) {
+                event.given_text(field, given);
+            }
+        }
+        for (field, given) in [
+            ("useragent", context.get("userAgent")),
+            ("br_lang", context.get("locale")),
+            ("os_timezone", context.get("timezone")),
+            ("session_id", context.get("sessionId")),
+            ("user_ipaddress", context.get("ip")),
+            ("name_tracker", get(library, "name")),
+            ("v_tracker", get(library, "version")),
+        ] {
+            if let Some(given) = given {
+                event.given_id(field, given);
+            }
+        }
+        if matches!(kind, MessageType::Identify | MessageType::Group)
+            && let Some(traits) = context.get("traits")
+        {
+            object(event, "traits", traits);
+        }
+        let channel = get(own, "channel").and_then(Given::text);
+        let library = get(library, "name").and_then(Given::text);
+        let platform = channel.as_deref().and_then(platform_of_channel);
+        let platform = platform.or_else(|| platform_of_library(library.as_deref()?));
+        if let Some(platform) = platform {
+            event.text("platform", platform);
+        }
+        // The address of a server that sends for its users is none of theirs.
+        if platform != Some("srv")
+            && let Some(address) = stamps.address
+        {
+            event.text("user_ipaddress", address);
+        }
+        context.write(event);
     }
-    if out.is_empty() {
-        out.push(b'{');
-    }
-    out.push(b'}');
-    Ok(String::from_utf8(out).unwrap_or_default())
 }
 
 fn platform_of_channel(channel: &str) -> Option<&'static str> {
@@ -207,6 +171,15 @@ fn platform_of_library(name: &str) -> Option<&'static str> {
     }
 }
 
+/// The time that the member with this name says.
+pub(super) fn time(from: &[Member<'_>], name: &str) -> Option<Timestamp> {
+    let given = get(from, name)?;
+    let text = given.text()?;
+    // A number is epoch milliseconds, and no date without dashes.
+    let is_time = given.kind() == Kind::String || text.len() >= EPOCH_MILLIS_DIGITS_MIN;
+    Timestamp::parse(&text).filter(|_| is_time)
+}
+
 /// What a message says of its times.
 #[derive(Default)]
 struct Times {
@@ -220,16 +193,9 @@ struct Times {
 
 impl Times {
     /// `originalTimestamp` is the device's; a `timestamp` beside it is right already, and alone it is the device's too.
-    fn of(own: &[Member<'_>], shared: &[Member<'_>], received: Timestamp) -> Self {
-        let read = |from: &[Member<'_>], name: &str| {
-            let given = get(from, name)?;
-            let text = given.text()?;
-            // A number is epoch milliseconds, and no date without dashes.
-            let is_time = given.kind() == Kind::String || text.len() >= EPOCH_MILLIS_DIGITS_MIN;
-            Timestamp::parse(&text).filter(|_| is_time)
-        };
-        let (original, timestamp) = (read(own, "originalTimestamp"), read(own, "timestamp"));
-        let (own_sent, shared_sent) = (read(own, "sentAt"), read(shared, "sentAt"));
+    fn of(own: &[Member<'_>], shared_sent: Option<Timestamp>, received: Timestamp) -> Self {
+        let (original, timestamp) = (time(own, "originalTimestamp"), time(own, "timestamp"));
+        let own_sent = time(own, "sentAt");
         let mut times = Self { sent: own_sent.or(shared_sent), ..Self::default() };
         let taken = &mut times.taken;
         taken.extend(original.map(|_| "originalTimestamp"));

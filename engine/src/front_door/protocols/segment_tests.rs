@@ -5,8 +5,10 @@ use serde_json::{Value, json};
 
 use super::{
     super::{
-        Wire, base64_text, read,
-        tests::{NOON_TEXT, decode, head, one},
+        Stamps, Wire, base64_text,
+        members::tests::BYTES_READ,
+        read,
+        tests::{NOON, NOON_TEXT, decode, head, one},
     },
     Call, MessageType,
 };
@@ -169,4 +171,48 @@ fn a_write_key_is_found_in_body_or_query_and_never_kept() {
         decode(&Wire::Segment(Call::Batch), body, &head(&[])).expect("a batch").remove(0).map_err(|r| r.reason)
     };
     assert_eq!(reason(br#"[{"type":7}]"#), Err(Reason::Schema));
+}
+
+/// A message costs what it says itself and what is written of it, however much its batch says.
+#[test]
+fn what_a_batch_says_is_read_once() {
+    let long = |name: &str| format!("\"{name}\":[{}1]", "1,".repeat(50_000));
+    let flat = |names: std::ops::Range<usize>| names.map(|n| format!("\"{n}\":1")).collect::<Vec<_>>().join(",");
+    let (many, more) = (flat(0..600), flat(600..1_100));
+    for (shared, message, is_good) in [
+        // What the message says itself is not read in the batch's, and neither is what is not written in the end.
+        (format!("\"context\":{{{}}}", long("a")), "{\"type\":\"page\",\"context\":{\"a\":1}}".to_owned(), true),
+        (
+            format!("\"context\":{{\"page\":{{{}}}}}", long("a")),
+            "{\"type\":\"page\",\"context\":{\"page\":{}}}".to_owned(),
+            true,
+        ),
+        (format!("\"sentAt\":1795168800000.{}", "0".repeat(100_000)), "{\"type\":\"page\"}".to_owned(), true),
+        (format!("{},\"context\":{{{}}}", long("a"), long("b")), "{\"type\":\"track\"}".to_owned(), false),
+        (
+            format!("{},\"context\":{{{}}}", long("a"), long("b")),
+            "{\"type\":\"page\",\"context\":{\"page\":{\"\\ud800\":1}}}".to_owned(),
+            false,
+        ),
+        (
+            format!("\"context\":{{{many},{}}}", long("a")),
+            format!("{{\"type\":\"page\",\"context\":{{{more}}}}}"),
+            false,
+        ),
+        (format!("\"context\":{{\"\\ud800\":{{{}}}}}", long("a")), "{\"type\":\"page\"}".to_owned(), false),
+    ] {
+        let body = format!("{{{shared},\"batch\":[{}]}}", vec![message.as_str(); 50].join(","));
+        let head = head(&[]);
+        let outline = read(&Wire::Segment(Call::Batch), body.as_bytes(), &head, 50).expect("a batch");
+        let (before, mut room) = (BYTES_READ.get(), 0);
+        let decoded = outline.write(&|_| Stamps { now: NOON, address: None, head: &head }, &mut |more| {
+            room += more;
+            Ok(())
+        });
+        let events = decoded.expect("room").expect("written").events;
+        assert!(events.iter().all(|event| event.place.is_ok() == is_good), "{:?}: {message}", events[0]);
+        let read = BYTES_READ.get() - before;
+        assert!(read < 2 * body.len(), "{read} bytes were read of {}: {message}", body.len());
+        assert!(room < body.len() + 50 * 300, "room for {room} bytes was asked for: {message}");
+    }
 }

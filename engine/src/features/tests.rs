@@ -308,6 +308,33 @@ async fn readers_who_wait_leave_their_room_to_others_and_few_places_are_one_requ
     assert!(status.readers.asked(u64::MAX).is_empty());
 }
 
+#[tokio::test(start_paused = true)]
+async fn keys_that_stay_behind_keep_no_others_of_their_request_from_being_shown() {
+    let (reader, sources, shelf) = reader();
+    let readers = &sources.statuses[0].readers;
+    let keys: Vec<_> = (0..KEYS_MAX).map(|n| n.to_string()).collect();
+    // So many that never as many places are free as make a question of the full size.
+    let stuck = WAITS_AT_ONCE_MAX - KEYS_AT_A_TIME / 2;
+    let ask = ask(&serde_json::json!({"keys": keys, "min_seq": {"0": 7}, "wait": "10s"}));
+    let shows = async {
+        while readers.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        while !readers.is_empty() {
+            let asked = readers.asked(7);
+            let moves = |key: &Key| key.as_str().parse::<usize>().is_ok_and(|n| n >= stuck);
+            readers.shown(asked.iter().filter(|(key, _)| moves(key)).map(|(key, seq)| (key, *seq)));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let (page, ()) = tokio::join!(page(&reader, &ask), shows);
+    for (n, status) in page["statuses"].as_array().expect("statuses").iter().enumerate() {
+        assert_eq!(*status, if n < stuck { "behind" } else { "unknown" }, "key {n}");
+    }
+    let asked = shelf.asked.lock().expect("no panic").len();
+    assert!(asked < 2 * KEYS_MAX.div_ceil(KEYS_AT_A_TIME) + KEYS_MAX / (KEYS_AT_A_TIME / 2) + 4, "{asked} questions");
+}
+
 #[tokio::test]
 async fn many_keys_are_held_and_looked_up_some_at_a_time() {
     let (reader, _, shelf) = reader();

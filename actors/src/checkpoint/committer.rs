@@ -140,6 +140,8 @@ struct Under {
     answers: Vec<Answer>,
     /// Keys that the checkpoint leaves events of to a later one, and the first such event of each.
     lagging: Vec<(Key, u64)>,
+    /// The first sequence that it covers and whose answer it could not publish.
+    hidden_from: Option<u64>,
     /// Shards asked in a row that had nothing ready.
     unready: usize,
 }
@@ -380,6 +382,7 @@ impl CommitterState {
             entries: VecDeque::new(),
             answers: Vec::new(),
             lagging: Vec::new(),
+            hidden_from: None,
             unready: 0,
         }));
     }
@@ -401,6 +404,7 @@ impl CommitterState {
             under.entries.extend(shares.states);
             under.answers.extend(shares.answers);
             under.lagging.extend(shares.lagging);
+            under.hidden_from = under.hidden_from.into_iter().chain(shares.hidden_from).min();
             let closed = shares.rows.iter().filter_map(|row| under.blocks.push(row));
             under.tail.extend(closed.map(|block| block_entry(partition, block)));
             if let Some((counts, dead)) = shares.done {
@@ -455,7 +459,7 @@ impl CommitterState {
 
     async fn finish_checkpoint(&mut self) -> Result<(), ActorFailure> {
         let Phase::Writing(under) = std::mem::replace(&mut self.phase, Phase::Idle) else { return Ok(()) };
-        let Under { cut, counts, entries, answers, lagging, blocks, .. } = *under;
+        let Under { cut, counts, entries, answers, lagging, hidden_from, blocks, .. } = *under;
         let mut next = self.args.checkpoint.clone();
         next.n = cut.n;
         next.cut = cut.last;
@@ -483,7 +487,7 @@ impl CommitterState {
         }
         let status = &self.args.status;
         blocks.ends().for_each(|(table, end)| status.set_outbox_end(table, end));
-        status.committed(cut.last, owed_from.unwrap_or(u64::MAX));
+        status.committed(cut.last, owed_from.into_iter().chain(hidden_from).min().unwrap_or(u64::MAX));
         status.checkpoint_at.store(self.args.clock.now().0, std::sync::atomic::Ordering::Relaxed);
         self.checkpoint_ended = Instant::now();
         observe::checkpoint(self.checkpoint_began.elapsed().as_secs_f64());

@@ -50,8 +50,8 @@ pub struct Status {
     pub parked: AtomicI64,
     /// Questions of keys to the world outside that wait for their answers.
     pub look_ups: AtomicI64,
-    /// The oldest event that the last checkpoint does not cover although it is older than its cut; `u64::MAX` when there
-    /// is none, 1 when it is not known yet.
+    /// The oldest event that the last checkpoint does not cover although it is older than its cut, or covers without having
+    /// published it; `u64::MAX` when there is none, 1 when it is not known yet.
     pub owed_from: AtomicU64,
     /// Bytes in flight between router and sessions or tables.
     pub in_flight_bytes: AtomicU64,
@@ -119,7 +119,8 @@ impl Status {
         *lock(&self.base) = base.clone();
     }
 
-    /// A checkpoint counts, and all that it publishes is published: up to `cut`, except what is owed, from `owed_from` on.
+    /// A checkpoint counts, and all that it publishes is published: up to `cut`, except what is owed or could not be
+    /// published, from `owed_from` on.
     pub fn committed(&self, cut: u64, owed_from: u64) {
         // In this order, see `published`: who sees the cut must know what it leaves out.
         self.owed_from.store(owed_from, Ordering::Release);
@@ -224,7 +225,8 @@ impl Status {
         (behind, if behind > 0 { now.seconds_since(self.routed_stored()) } else { 0.0 })
     }
 
-    /// Everything up to this sequence is published, whatever its key: a checkpoint publishes what it covers before its end.
+    /// Everything up to this sequence is published, whatever its key: a checkpoint publishes what it covers before its end,
+    /// and says what it could not.
     /// A lower bound that costs two loads; for more, ask for a key with [`Readers::wait`]. What is read of a key **after** this
     /// shows it; what was read before may not.
     pub fn published(&self) -> u64 {

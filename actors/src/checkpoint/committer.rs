@@ -31,7 +31,7 @@ use crate::{
     partition::{
         credit::Credit,
         router::{Cut, POOL_BYTES_MAX, ROWS_BYTES_MAX, RouterMsg, UNCOMMITTED_EVENTS_MAX},
-        status::Status,
+        status::{Status, Trouble},
     },
     ports::{Claim, RecordKey, Store, StoreEntry, StoreError},
     session::shard::{Answer, ShardMsg, Shares},
@@ -182,6 +182,7 @@ impl Actor for Committer {
         let now = Instant::now();
         let notes = Notes::new(args.care.clone(), args.checkpoint.progress(), &args.trials);
         show_care(&args.status, &notes);
+        args.status.set_trouble(Trouble::Store, None); // one that is gone may have left it
         Ok(CommitterState {
             head: Head { epoch: args.claim.epoch, batch: 0, published: args.floor },
             args,
@@ -321,7 +322,8 @@ impl CommitterState {
                     observe::commit_retried();
                     let partition = self.args.claim.partition;
                     tracing::warn!(partition, error, "committing failed, trying again");
-                    self.args.status.set_trouble(Some(format!("the store does not take writes: {error}")));
+                    let trouble = format!("the store does not take writes: {error}");
+                    self.args.status.set_trouble(Trouble::Store, Some(trouble));
                     tokio::time::sleep(backoff.wait()).await;
                 }
                 Err(error) => {
@@ -333,7 +335,7 @@ impl CommitterState {
             }
         }
         if backoff.failures() > 0 {
-            self.args.status.set_trouble(None);
+            self.args.status.set_trouble(Trouble::Store, None);
         }
         observe::committed(began.elapsed().as_secs_f64());
         self.confirmed = Instant::now();

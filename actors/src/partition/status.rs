@@ -71,8 +71,8 @@ pub struct Status {
     pub starts: AtomicU64,
     /// Events of the log that were gone before they could be read.
     pub dropped: AtomicI64,
-    /// Why the partition is not well, if it is not.
-    trouble: Mutex<Option<String>>,
+    /// Why the partition is not well, if it is not, by who says it.
+    troubles: Mutex<[Option<String>; 3]>,
     /// Whether there is such a reason.
     troubled: AtomicBool,
     /// The log did not say how far it goes when it was last asked.
@@ -93,6 +93,17 @@ impl Default for Restarts {
     fn default() -> Self {
         Self(LruCache::new(NonZeroUsize::new(RESTARTED_KEYS_MAX).unwrap_or(NonZeroUsize::MIN)))
     }
+}
+
+/// What a partition can be in trouble with: each is said, and taken back, by one actor alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trouble {
+    /// It does not start.
+    Start,
+    /// The store does not take writes.
+    Store,
+    /// The outbox is full.
+    Outbox,
 }
 
 /// The outbox of one table.
@@ -199,16 +210,16 @@ impl Status {
         lock(&self.restarts).0.peek(key).copied().unwrap_or(0)
     }
 
-    /// Says what is wrong, or that nothing is.
-    pub fn set_trouble(&self, trouble: Option<String>) {
-        let mut held = lock(&self.trouble);
-        self.troubled.store(trouble.is_some(), Ordering::Relaxed);
-        *held = trouble;
+    /// Says what is wrong with `of`, or that nothing is.
+    pub fn set_trouble(&self, of: Trouble, trouble: Option<String>) {
+        let mut held = lock(&self.troubles);
+        held[of as usize] = trouble;
+        self.troubled.store(held.iter().any(Option::is_some), Ordering::Relaxed);
     }
 
-    /// What is wrong.
+    /// What is wrong; of several things, the first in the order of [`Trouble`].
     pub fn trouble(&self) -> Option<String> {
-        lock(&self.trouble).clone()
+        lock(&self.troubles).iter().flatten().next().cloned()
     }
 
     /// Whether what is served of this partition may be older than it should be: it does not run, or its log or store do
@@ -244,4 +255,24 @@ impl Status {
 /// Locks, and goes on after a panic of another holder: what is inside is plain numbers and texts.
 pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trouble_stays_until_it_is_over_itself() {
+        let status = Status::default();
+        status.running.store(true, Ordering::Relaxed);
+        let say = |of, text: Option<&str>| status.set_trouble(of, text.map(str::to_owned));
+        say(Trouble::Outbox, Some("full"));
+        say(Trouble::Store, Some("away"));
+        assert_eq!(status.trouble().as_deref(), Some("away"));
+        say(Trouble::Store, None);
+        say(Trouble::Start, None);
+        assert_eq!((status.trouble().as_deref(), status.is_stale()), (Some("full"), true));
+        say(Trouble::Outbox, None);
+        assert_eq!((status.trouble(), status.is_stale()), (None, false));
+    }
 }

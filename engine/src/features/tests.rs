@@ -16,6 +16,7 @@ use keyloom_actors::{
     features::{Definition, FeatureSet, FeatureState, Function, Settings},
     handler::{Features, Registry, session_features::SessionFeatures},
     key::Key,
+    partition::status::Trouble,
     ports::{Claim, FeaturePage, LogRecord, RecordKey, Store, StoreEntry, StoreError},
     timestamp::Timestamp,
 };
@@ -192,7 +193,7 @@ async fn a_store_that_is_away_leaves_what_is_in_memory_and_says_that_it_is_old()
     let (reader, sources, shelf) = reader();
     publish(&sources, "resident", stored("resident", &set(), |_| {}));
     shelf.away.store(true, Ordering::Relaxed);
-    sources.statuses[0].set_trouble(Some("the store does not take writes".to_owned()));
+    sources.statuses[0].set_trouble(Trouble::Store, Some("the store does not take writes".to_owned()));
     let answer = page(&reader, &ask(&serde_json::json!({"keys": ["resident"]}))).await;
     assert_eq!(answer["results"][0]["stale"], true, "{answer}");
     // One that is not in memory takes nothing from the others; when there are no others there is no answer.
@@ -206,7 +207,7 @@ async fn a_store_that_is_away_leaves_what_is_in_memory_and_says_that_it_is_old()
         let refusal = tried(&reader, &ask(&serde_json::json!({"keys": keys}))).await.expect_err("away");
         assert_eq!(refusal.code(), 503);
     }
-    sources.statuses[0].set_trouble(None);
+    sources.statuses[0].set_trouble(Trouble::Store, None);
     for (flag, stale) in [(&sources.statuses[0].log_away, true), (&sources.statuses[0].running, false)] {
         flag.store(stale, Ordering::Relaxed);
         let answer = page(&reader, &ask(&serde_json::json!({"keys": ["resident"]}))).await;

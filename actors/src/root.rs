@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     failure::classify,
     observe,
-    partition::{Partition, PartitionMsg, PartitionPlan},
+    partition::{Partition, PartitionMsg, PartitionPlan, status::Trouble},
 };
 
 /// A running tree, for whoever is no actor.
@@ -106,7 +106,7 @@ impl Actor for Root {
         let Some(at) = state.partitions.iter().position(|(p, _)| p.get_id() == cell.get_id()) else { return Ok(()) };
         let (cause, is_final) = classify(error.as_ref());
         let plan = state.partitions[at].1.clone();
-        plan.status.set_trouble(Some(error.to_string()));
+        plan.status.set_trouble(Trouble::Start, Some(error.to_string()));
         plan.status.running.store(false, std::sync::atomic::Ordering::Relaxed);
         if is_final {
             tracing::error!(partition = plan.partition, %error, "a partition is lost for good");

@@ -734,6 +734,31 @@ fn features_are_not_held_up_by_a_slow_store() {
     engine.settle();
 }
 
+#[test]
+fn what_is_said_to_be_published_is_shown_although_its_session_waits_to_try_again() {
+    let world = World::new();
+    let setup = Setup { checkpoint_every: Duration::from_millis(1), ..Setup::default() };
+    let engine = Engine::start(&world, &setup);
+    world.append([event("user-1", 0)]);
+    engine.settle();
+    engine.kill();
+    let engine = Engine::start(&world, &setup);
+    engine.wait_running();
+    world.gets.set(Mode::Hang);
+    world.append([event("user-1", 1)]);
+    engine.wait("it waits for its state", || engine.status.routed.load(Relaxed) == 2);
+    // Time for the cut. Should it come too late there is nothing to see, and nothing wrong.
+    std::thread::sleep(Duration::from_millis(200));
+    world.append([doing("wait 3000", "user-1", 2)]);
+    engine.wait("the other one does, too", || engine.status.routed.load(Relaxed) == 3);
+    world.gets.set(Mode::Open); // now one turn has the last event of the cut and the one behind it
+    engine.wait("a checkpoint", || engine.status.cut.load(Relaxed) >= 2);
+    let published = engine.status.published();
+    let shown = world.feature("user-1").map_or(0, |answer| answer.seq);
+    assert!(shown >= published.min(2), "{published} is said to be published, {shown} is shown");
+    engine.settle();
+}
+
 // ---- 11. events that end the process --------------------------------------------------------------------------------------
 
 /// Starts engines until one has done everything, as a supervisor does; answers with it and the number of those before it.

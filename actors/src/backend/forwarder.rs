@@ -157,6 +157,7 @@ impl Shared {
 
     async fn work(&self) {
         let (mut backoff, mut resyncs, mut worked) = (CALL_BACKOFF, 0, Instant::now());
+        let mut has_moved = false;
         loop {
             let work = self.lock().work();
             let done = match work {
@@ -169,13 +170,14 @@ impl Shared {
                     continue;
                 }
                 Work::Ask => self.ask().await,
-                Work::Put(call) => self.put(&call.puts, call.from, call.to).await,
+                Work::Put(call) => self.put(&call.puts, call.from, call.to, &mut has_moved).await,
                 Work::Read(after) => self.read(after).await,
             };
             worked = Instant::now();
             self.fails.store(done.is_err(), Ordering::Relaxed);
             self.done.notify_waiters();
             match done {
+                Ok(()) if has_moved => {} // no progress yet
                 Ok(()) => {
                     if backoff.failures() > 0 {
                         tracing::info!(partition = self.partition, "the feature backend takes answers again");
@@ -197,7 +199,8 @@ impl Shared {
         self.lock().begin(mark, self.clock.now())
     }
 
-    async fn put(&self, puts: &[Put], from: Option<Mark>, to: Mark) -> Result<(), String> {
+    /// `has_moved`: the mark was another one than was left there when this was last called.
+    async fn put(&self, puts: &[Put], from: Option<Mark>, to: Mark, has_moved: &mut bool) -> Result<(), String> {
         let began = Instant::now();
         let outcomes = match limited(self.backend.put(self.partition, puts, from, to)).await {
             Ok(outcomes) => outcomes,
@@ -205,13 +208,15 @@ impl Shared {
                 let partition = self.partition;
                 tracing::warn!(partition, "the feature backend is not as it was left: its answers are looked through");
                 self.lock().moved(self.clock.now());
-                return Ok(());
+                let again = || Err("its mark is again another one than was left there".to_owned());
+                return if std::mem::replace(has_moved, true) { again() } else { Ok(()) };
             }
             Err(error) => {
                 observe::backend_puts("failed", puts.len() as u64);
                 return Err(error.to_string());
             }
         };
+        *has_moved = false;
         observe::backend_put(began.elapsed().as_secs_f64());
         let count = |of: fn(&Outcome) -> bool| outcomes.iter().filter(|outcome| of(outcome)).count() as u64;
         observe::backend_puts("written", count(|o| matches!(o, Outcome::Written)));
@@ -272,4 +277,112 @@ impl Shared {
 async fn limited<T>(call: impl Future<Output = Result<T, BackendError>>) -> Result<T, BackendError> {
     let timed = tokio::time::timeout(CALL_LIMIT, call).await;
     timed.unwrap_or_else(|_| Err(BackendError::Unavailable(format!("no answer in {} s", CALL_LIMIT.as_secs()))))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::{
+        answer,
+        ports::{Claim, FeaturePage, RecordKey, StoreEntry, StoreError},
+        timestamp::{SystemClock, Timestamp},
+    };
+
+    /// A store without answers.
+    struct Empty;
+
+    #[async_trait]
+    impl Store for Empty {
+        async fn claim(&self, partition: u32, _: &str) -> Result<Claim, StoreError> {
+            Err(StoreError::Fenced(partition))
+        }
+
+        async fn get(&self, keys: &[RecordKey]) -> Result<Vec<Option<Bytes>>, StoreError> {
+            Ok(vec![None; keys.len()])
+        }
+
+        async fn commit(&self, claim: &mut Claim, _: Bytes, _: Vec<StoreEntry>, _: bool) -> Result<(), StoreError> {
+            Err(StoreError::Fenced(claim.partition))
+        }
+
+        fn batch_max(&self) -> usize {
+            1
+        }
+
+        async fn features(&self, _: Option<&Bytes>, _: usize, _: usize) -> Result<FeaturePage, StoreError> {
+            Ok(FeaturePage::default())
+        }
+
+        async fn dead_letters(&self, _: u32, _: u64, _: usize) -> Result<Vec<(u64, Bytes)>, StoreError> {
+            Ok(Vec::new())
+        }
+
+        async fn first_timers(&self, _: u32, _: usize) -> Result<Vec<(Timestamp, Key)>, StoreError> {
+            Ok(Vec::new())
+        }
+
+        async fn remove(&self, _: &[RecordKey]) -> Result<(), StoreError> {
+            Ok(())
+        }
+    }
+
+    /// A backend whose mark is never the one to follow.
+    #[derive(Default)]
+    struct Odd {
+        puts: AtomicUsize,
+    }
+
+    #[async_trait]
+    impl FeatureBackend for Odd {
+        fn place(&self) -> String {
+            "an odd place".to_owned()
+        }
+
+        async fn mark(&self, _: u32) -> Result<Option<Mark>, BackendError> {
+            Ok(None)
+        }
+
+        async fn put(&self, _: u32, _: &[Put], _: Option<Mark>, _: Mark) -> Result<Vec<Outcome>, BackendError> {
+            self.puts.fetch_add(1, Ordering::Relaxed);
+            Err(BackendError::Moved)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backend_that_is_never_as_it_was_left_is_tried_with_pauses() {
+        let odd = Arc::new(Odd::default());
+        let backend: Arc<dyn FeatureBackend> = Arc::<Odd>::clone(&odd);
+        let (place, plan) = (odd.place(), BackendPlan { backend, waiting_max: 1 << 20 });
+        let start = Start {
+            partition: 0,
+            epoch: 1,
+            place,
+            stored: None,
+            checkpoint: 0,
+            cut: 0,
+            log_last: 0,
+            bytes_max: 1 << 20,
+        };
+        let forwarder = Forwarder::start(start, &plan, Arc::new(Empty), Arc::new(SystemClock));
+        let key = Key::new("u").expect("a key");
+        let began = Instant::now();
+        for seq in 1.. {
+            let head = answer::Head { key: &key, partition: 0, event_time: Timestamp(1), seq };
+            let answer = answer::write(head, |_| {}, None);
+            forwarder.published(std::iter::once((&key, seq, &answer)));
+            if let Some(progress) = forwarder.due() {
+                forwarder.noted(progress);
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            if began.elapsed() >= Duration::from_secs(60) {
+                break;
+            }
+        }
+        let puts = odd.puts.load(Ordering::Relaxed);
+        assert!((5..40).contains(&puts), "{puts} calls in a minute");
+    }
 }

@@ -31,7 +31,7 @@ use crate::{
     partition::{
         credit::Credit,
         router::{Cut, POOL_BYTES_MAX, ROWS_BYTES_MAX, RouterMsg, UNCOMMITTED_EVENTS_MAX},
-        status::Status,
+        status::{Status, Trouble},
     },
     ports::{Claim, RecordKey, Store, StoreEntry, StoreError},
     session::shard::{Answer, ShardMsg, Shares},
@@ -140,6 +140,8 @@ struct Under {
     answers: Vec<Answer>,
     /// Keys that the checkpoint leaves events of to a later one, and the first such event of each.
     lagging: Vec<(Key, u64)>,
+    /// The first sequence that it covers and whose answer it could not publish.
+    hidden_from: Option<u64>,
     /// Shards asked in a row that had nothing ready.
     unready: usize,
 }
@@ -180,6 +182,7 @@ impl Actor for Committer {
         let now = Instant::now();
         let notes = Notes::new(args.care.clone(), args.checkpoint.progress(), &args.trials);
         show_care(&args.status, &notes);
+        args.status.set_trouble(Trouble::Store, None); // one that is gone may have left it
         Ok(CommitterState {
             head: Head { epoch: args.claim.epoch, batch: 0, published: args.floor },
             args,
@@ -319,7 +322,8 @@ impl CommitterState {
                     observe::commit_retried();
                     let partition = self.args.claim.partition;
                     tracing::warn!(partition, error, "committing failed, trying again");
-                    self.args.status.set_trouble(Some(format!("the store does not take writes: {error}")));
+                    let trouble = format!("the store does not take writes: {error}");
+                    self.args.status.set_trouble(Trouble::Store, Some(trouble));
                     tokio::time::sleep(backoff.wait()).await;
                 }
                 Err(error) => {
@@ -331,7 +335,7 @@ impl CommitterState {
             }
         }
         if backoff.failures() > 0 {
-            self.args.status.set_trouble(None);
+            self.args.status.set_trouble(Trouble::Store, None);
         }
         observe::committed(began.elapsed().as_secs_f64());
         self.confirmed = Instant::now();
@@ -380,6 +384,7 @@ impl CommitterState {
             entries: VecDeque::new(),
             answers: Vec::new(),
             lagging: Vec::new(),
+            hidden_from: None,
             unready: 0,
         }));
     }
@@ -401,6 +406,7 @@ impl CommitterState {
             under.entries.extend(shares.states);
             under.answers.extend(shares.answers);
             under.lagging.extend(shares.lagging);
+            under.hidden_from = under.hidden_from.into_iter().chain(shares.hidden_from).min();
             let closed = shares.rows.iter().filter_map(|row| under.blocks.push(row));
             under.tail.extend(closed.map(|block| block_entry(partition, block)));
             if let Some((counts, dead)) = shares.done {
@@ -455,7 +461,7 @@ impl CommitterState {
 
     async fn finish_checkpoint(&mut self) -> Result<(), ActorFailure> {
         let Phase::Writing(under) = std::mem::replace(&mut self.phase, Phase::Idle) else { return Ok(()) };
-        let Under { cut, counts, entries, answers, lagging, blocks, .. } = *under;
+        let Under { cut, counts, entries, answers, lagging, hidden_from, blocks, .. } = *under;
         let mut next = self.args.checkpoint.clone();
         next.n = cut.n;
         next.cut = cut.last;
@@ -483,7 +489,7 @@ impl CommitterState {
         }
         let status = &self.args.status;
         blocks.ends().for_each(|(table, end)| status.set_outbox_end(table, end));
-        status.committed(cut.last, owed_from.unwrap_or(u64::MAX));
+        status.committed(cut.last, owed_from.into_iter().chain(hidden_from).min().unwrap_or(u64::MAX));
         status.checkpoint_at.store(self.args.clock.now().0, std::sync::atomic::Ordering::Relaxed);
         self.checkpoint_ended = Instant::now();
         observe::checkpoint(self.checkpoint_began.elapsed().as_secs_f64());

@@ -25,7 +25,7 @@ use self::{
     asker::{Asker, LOOK_UPS_AT_ONCE},
     credit::Credit,
     router::{Router, RouterArguments, RouterMsg, TableFeed},
-    status::Status,
+    status::{Status, Trouble},
     ticker::{Ticker, TickerArguments, TickerMsg},
     timer_index::{TIMED_KEYS_MAX, TimerIndex},
 };
@@ -180,7 +180,7 @@ impl Actor for Partition {
             PartitionMsg::Start if state.tree.is_none() => {
                 match grow(&state.plan, &mut state.first_epoch, &myself).await {
                     Ok(tree) => {
-                        state.plan.status.set_trouble(None);
+                        state.plan.status.set_trouble(Trouble::Start, None);
                         state.plan.status.running.store(true, Ordering::Relaxed);
                         state.tree = Some(tree);
                     }
@@ -253,7 +253,7 @@ impl PartitionState {
     fn start_later(&mut self, myself: &ActorRef<PartitionMsg>, error: String) {
         let wait = self.backoff.wait();
         tracing::warn!(partition = self.plan.partition, error, ?wait, "the partition does not run, trying again");
-        self.plan.status.set_trouble(Some(error));
+        self.plan.status.set_trouble(Trouble::Start, Some(error));
         if !self.draining {
             myself.send_after(wait, || PartitionMsg::Start);
         }

@@ -12,7 +12,11 @@ use std::{
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::{asker::LOOK_UPS_WAITING_MAX, credit::Credit, status::Status};
+use super::{
+    asker::LOOK_UPS_WAITING_MAX,
+    credit::Credit,
+    status::{Status, Trouble},
+};
 use crate::{
     budget::Backoff,
     checkpoint::{committer::CommitterMsg, counts::Counts},
@@ -145,6 +149,7 @@ impl Actor for Router {
         myself: ActorRef<RouterMsg>,
         args: RouterArguments,
     ) -> Result<RouterState, ActorProcessingErr> {
+        args.status.set_trouble(Trouble::Outbox, None); // one that is gone may have left it
         myself.cast(RouterMsg::Pull)?;
         Ok(RouterState {
             reader: None,
@@ -198,7 +203,7 @@ impl RouterState {
             } else {
                 tracing::info!(partition, bytes, limit, "the outbox has room again, the partition goes on");
             }
-            self.args.status.set_trouble(is_full.then(|| text.to_owned()));
+            self.args.status.set_trouble(Trouble::Outbox, is_full.then(|| text.to_owned()));
         }
         is_full
     }

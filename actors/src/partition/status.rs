@@ -50,8 +50,8 @@ pub struct Status {
     pub parked: AtomicI64,
     /// Questions of keys to the world outside that wait for their answers.
     pub look_ups: AtomicI64,
-    /// The oldest event that the last checkpoint does not cover although it is older than its cut; `u64::MAX` when there
-    /// is none, 1 when it is not known yet.
+    /// The oldest event that the last checkpoint does not cover although it is older than its cut, or covers without having
+    /// published it; `u64::MAX` when there is none, 1 when it is not known yet.
     pub owed_from: AtomicU64,
     /// Bytes in flight between router and sessions or tables.
     pub in_flight_bytes: AtomicU64,
@@ -71,8 +71,8 @@ pub struct Status {
     pub starts: AtomicU64,
     /// Events of the log that were gone before they could be read.
     pub dropped: AtomicI64,
-    /// Why the partition is not well, if it is not.
-    trouble: Mutex<Option<String>>,
+    /// Why the partition is not well, if it is not, by who says it.
+    troubles: Mutex<[Option<String>; 3]>,
     /// Whether there is such a reason.
     troubled: AtomicBool,
     /// The log did not say how far it goes when it was last asked.
@@ -93,6 +93,17 @@ impl Default for Restarts {
     fn default() -> Self {
         Self(LruCache::new(NonZeroUsize::new(RESTARTED_KEYS_MAX).unwrap_or(NonZeroUsize::MIN)))
     }
+}
+
+/// What a partition can be in trouble with: each is said, and taken back, by one actor alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trouble {
+    /// It does not start.
+    Start,
+    /// The store does not take writes.
+    Store,
+    /// The outbox is full.
+    Outbox,
 }
 
 /// The outbox of one table.
@@ -119,7 +130,8 @@ impl Status {
         *lock(&self.base) = base.clone();
     }
 
-    /// A checkpoint counts, and all that it publishes is published: up to `cut`, except what is owed, from `owed_from` on.
+    /// A checkpoint counts, and all that it publishes is published: up to `cut`, except what is owed or could not be
+    /// published, from `owed_from` on.
     pub fn committed(&self, cut: u64, owed_from: u64) {
         // In this order, see `published`: who sees the cut must know what it leaves out.
         self.owed_from.store(owed_from, Ordering::Release);
@@ -198,16 +210,16 @@ impl Status {
         lock(&self.restarts).0.peek(key).copied().unwrap_or(0)
     }
 
-    /// Says what is wrong, or that nothing is.
-    pub fn set_trouble(&self, trouble: Option<String>) {
-        let mut held = lock(&self.trouble);
-        self.troubled.store(trouble.is_some(), Ordering::Relaxed);
-        *held = trouble;
+    /// Says what is wrong with `of`, or that nothing is.
+    pub fn set_trouble(&self, of: Trouble, trouble: Option<String>) {
+        let mut held = lock(&self.troubles);
+        held[of as usize] = trouble;
+        self.troubled.store(held.iter().any(Option::is_some), Ordering::Relaxed);
     }
 
-    /// What is wrong.
+    /// What is wrong; of several things, the first in the order of [`Trouble`].
     pub fn trouble(&self) -> Option<String> {
-        lock(&self.trouble).clone()
+        lock(&self.troubles).iter().flatten().next().cloned()
     }
 
     /// Whether what is served of this partition may be older than it should be: it does not run, or its log or store do
@@ -224,7 +236,8 @@ impl Status {
         (behind, if behind > 0 { now.seconds_since(self.routed_stored()) } else { 0.0 })
     }
 
-    /// Everything up to this sequence is published, whatever its key: a checkpoint publishes what it covers before its end.
+    /// Everything up to this sequence is published, whatever its key: a checkpoint publishes what it covers before its end,
+    /// and says what it could not.
     /// A lower bound that costs two loads; for more, ask for a key with [`Readers::wait`]. What is read of a key **after** this
     /// shows it; what was read before may not.
     pub fn published(&self) -> u64 {
@@ -242,4 +255,24 @@ impl Status {
 /// Locks, and goes on after a panic of another holder: what is inside is plain numbers and texts.
 pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trouble_stays_until_it_is_over_itself() {
+        let status = Status::default();
+        status.running.store(true, Ordering::Relaxed);
+        let say = |of, text: Option<&str>| status.set_trouble(of, text.map(str::to_owned));
+        say(Trouble::Outbox, Some("full"));
+        say(Trouble::Store, Some("away"));
+        assert_eq!(status.trouble().as_deref(), Some("away"));
+        say(Trouble::Store, None);
+        say(Trouble::Start, None);
+        assert_eq!((status.trouble().as_deref(), status.is_stale()), (Some("full"), true));
+        say(Trouble::Outbox, None);
+        assert_eq!((status.trouble(), status.is_stale()), (None, false));
+    }
 }

@@ -177,8 +177,8 @@ pub struct Cell {
     /// The same, as the store has it; `None` when what it has may be anything.
     stored_due: Option<Option<Timestamp>>,
     failure: Option<Failure>,
-    /// When the log stored the oldest event whose effect is not yet in a published feature.
-    unpublished_since: Option<Timestamp>,
+    /// The oldest event whose effect is not yet in a published feature, and when the log stored it.
+    unpublished: Option<(u64, Timestamp)>,
     /// The cell is in its shard's list of due answers.
     answer_listed: bool,
     /// Sequence of the newest published answer: nothing older may follow it.
@@ -269,7 +269,7 @@ impl Cell {
             told_due: None,
             stored_due: Some(None),
             failure: None,
-            unpublished_since: None,
+            unpublished: None,
             answer_listed: false,
             published: 0,
             frozen_answer: None,
@@ -303,6 +303,11 @@ impl Cell {
 
     fn has_any(&self) -> bool {
         !self.inbox.is_empty() || !self.parked.is_empty()
+    }
+
+    /// The first sequence that waits: what is parked is behind the queue.
+    fn next_waiting(&self) -> Option<u64> {
+        self.inbox.front().map(Waiting::seq).or(self.parked.front().copied())
     }
 
     /// Sequences that wait to be read again.
@@ -429,7 +434,7 @@ impl Cell {
             };
             self.history.push((seq, end));
             self.dirty = true;
-            self.unpublished_since = self.unpublished_since.or(stored);
+            self.unpublished = self.unpublished.or(stored.map(|stored| (seq, stored)));
         }
         self.trying = 0;
         let asks = self.new_look_ups(&core);
@@ -438,7 +443,7 @@ impl Cell {
         self.told_due = Some(due);
         let beside = std::mem::take(&mut self.firing.counts);
         let counts = self.count(cut);
-        let feature_due = self.unpublished_since.is_some() && !std::mem::replace(&mut self.answer_listed, true);
+        let feature_due = self.unpublished.is_some() && !std::mem::replace(&mut self.answer_listed, true);
         self.core = Core::Live(core);
         let more = self.has_events();
         self.awake = more;
@@ -586,8 +591,7 @@ impl Cell {
                 return Ok(Collected::NotYet);
             }
             Share::Due(cut) => {
-                let first = self.inbox.front().map(Waiting::seq).or(self.parked.front().copied());
-                let waits = first.is_some_and(|seq| seq <= cut);
+                let waits = self.next_waiting().is_some_and(|seq| seq <= cut);
                 match &self.core {
                     Core::Live(core) if !waits => {
                         let version = core.encode(factory)?;
@@ -658,7 +662,7 @@ impl Cell {
 
     /// Whether the store lacks anything that only this cell has.
     pub fn is_clean(&self) -> bool {
-        !self.dirty && self.in_flight.is_none() && matches!(self.share, Share::None) && self.unpublished_since.is_none()
+        !self.dirty && self.in_flight.is_none() && matches!(self.share, Share::None) && self.unpublished.is_none()
     }
 
     // ---- eviction -------------------------------------------------------------------------------------------------------
@@ -672,11 +676,11 @@ impl Cell {
     pub fn freeze(&mut self, factory: &Arc<dyn LogicFactory>, partition: u32) -> Result<(), StateError> {
         if let Core::Live(core) = &self.core {
             let version = core.encode(factory)?;
-            if self.unpublished_since.is_some() {
+            if self.unpublished.is_some() {
                 self.frozen_answer =
                     core.answer(&**factory, &self.key, partition).map(|answer| (core.applied(), answer));
                 if self.frozen_answer.is_none() {
-                    self.unpublished_since = None;
+                    self.unpublished = None;
                 }
             }
             self.core = Core::Frozen(version);
@@ -710,7 +714,8 @@ impl Cell {
     // ---- features -------------------------------------------------------------------------------------------------------
 
     /// The feature answer, if one is due and this incarnation has come at least as far as what was published before it
-    /// (`floor`; `delivered`: everything up to it has reached the shard). Returns its sequence, and since when it was due.
+    /// (`floor`; `delivered`: everything up to it has reached the shard). Returns its sequence, and since when it was due. While
+    /// the session waits for its restart, it is that of the state which it will go on from.
     pub fn collect_answer(
         &mut self,
         factory: &Arc<dyn LogicFactory>,
@@ -718,32 +723,40 @@ impl Cell {
         floor: u64,
         delivered: u64,
     ) -> Option<(u64, Timestamp, Bytes)> {
-        let caught_up = delivered >= floor && !self.has_any();
+        self.unpublished?;
+        let caught_up = delivered >= floor && self.next_waiting().is_none_or(|next| next > floor);
+        let may_show = |applied: u64| (caught_up || applied > floor) && applied >= self.published;
+        let say = |core: &SessionCore| (core.applied(), core.answer(&**factory, &self.key, partition));
         let (applied, answer) = match &self.core {
-            Core::Live(core) if (caught_up || core.applied() > floor) && core.applied() >= self.published => {
-                self.unpublished_since?;
-                let Some(answer) = core.answer(&**factory, &self.key, partition) else {
-                    self.unpublished_since = None; // its handler cannot say them; the last answer stays
-                    return None;
-                };
-                (core.applied(), answer)
+            Core::Live(core) if may_show(core.applied()) => say(core),
+            Core::Absent if self.recovering => {
+                let version = self.newest_version().filter(|version| may_show(record::applied_of(version)))?;
+                say(&SessionCore::decode(factory, version).ok()?)
             }
-            Core::Frozen(_) => self.frozen_answer.take()?,
+            Core::Frozen(_) => self.frozen_answer.take().map(|(applied, answer)| (applied, Some(answer)))?,
             _ => return None,
         };
+        let Some(answer) = answer else {
+            self.unpublished = None; // its handler cannot say them; the last answer stays
+            return None;
+        };
         self.published = applied;
-        Some((applied, self.unpublished_since.take()?, answer))
+        Some((applied, self.unpublished.take()?.1, answer))
     }
 
     /// Whether an answer is due that [`Cell::collect_answer`] could not give yet.
     pub fn is_answer_due(&self) -> bool {
-        self.unpublished_since.is_some()
+        self.unpublished.is_some()
+    }
+
+    /// The first event that is in the state and may not be shown, if an answer is due.
+    pub fn hidden_from(&self) -> Option<u64> {
+        self.unpublished.map(|(first, _)| first.max(self.published + 1))
     }
 
     /// Whether everything of this key up to `seq` that the cell was given has been taken for publication.
     pub fn has_given(&self, seq: u64) -> bool {
-        let next = self.inbox.front().map(Waiting::seq).into_iter().chain(self.parked.front().copied());
-        !self.owes && !self.is_answer_due() && next.min().is_none_or(|next| next > seq)
+        !self.owes && !self.is_answer_due() && self.next_waiting().is_none_or(|next| next > seq)
     }
 
     /// The cell is, or is no longer, in its shard's list of due answers.
@@ -772,12 +785,17 @@ impl Cell {
         *attempts
     }
 
+    /// The newest state that is still there when the live one is lost; none for one that began with nothing.
+    fn newest_version(&self) -> Option<&Bytes> {
+        let newest = [&self.in_flight, &self.committed].into_iter().flatten().max_by_key(|(tag, _)| *tag);
+        let taken = if let Share::Taken(version) = &self.share { Some(version) } else { None };
+        taken.or(newest.map(|(_, version)| version))
+    }
+
     /// Restores the newest state that is still there. What was consumed behind it is undone: its sequences are returned,
     /// to be read again before anything else, with the counts to take back.
     pub fn recover(&mut self, factory: &Arc<dyn LogicFactory>, cut: u64) -> Result<Recovery, StateError> {
-        let newest = [&self.in_flight, &self.committed].into_iter().flatten().max_by_key(|(tag, _)| *tag);
-        let taken = if let Share::Taken(version) = &self.share { Some(version) } else { None };
-        let core = match taken.or(newest.map(|(_, version)| version)) {
+        let core = match self.newest_version() {
             Some(version) => SessionCore::decode(factory, version)?,
             None => SessionCore::new(factory)?,
         };
@@ -791,6 +809,7 @@ impl Cell {
         }
         let again: Vec<u64> = self.history.drain(keep..).map(|(seq, _)| seq).collect();
         self.recovering = true;
+        self.unpublished = self.unpublished.filter(|(first, _)| *first <= applied); // the others come again
         self.rows.truncate(self.rows.partition_point(|row| row.seq <= applied));
         self.rows_bytes = bytes_of(&self.rows);
         self.park_behind(again.clone());
@@ -825,7 +844,7 @@ impl Cell {
         self.dirty = false;
         self.rows.clear();
         self.rows_bytes = 0;
-        self.unpublished_since = None;
+        self.unpublished = None;
         self.recovering = false;
         // What is parked comes here too, when it has been read again; the checkpoint waits for it.
         if matches!(self.share, Share::Due(_)) && self.parked.is_empty() {
@@ -858,3 +877,7 @@ pub struct Recovery {
     /// Its dead letters.
     pub dead: Vec<DeadLetter>,
 }
+
+#[cfg(test)]
+#[path = "cell_tests.rs"]
+mod tests;

@@ -186,6 +186,8 @@ pub struct Shares {
     pub answers: Vec<Answer>,
     /// Keys among them that lag, with the first sequence that each owes.
     pub lagging: Vec<(Key, u64)>,
+    /// The first sequence in a state among them whose answer is due and could not be given.
+    pub hidden_from: Option<u64>,
     /// Rows that the states emitted on their way.
     pub rows: Vec<EmittedRow>,
     /// Set when these were the last: ends of the events of the cut, and dead letters among them.
@@ -833,6 +835,7 @@ impl ShardState {
             {
                 collected = cell.collect_lagging(&self.args.factory, barrier.tag);
             }
+            let mut hidden_from = None;
             match collected {
                 Ok(Collected::Share(share)) => {
                     let committed = share.committed.as_ref().map(|(tag, version)| (*tag, &version[..]));
@@ -840,6 +843,7 @@ impl ShardState {
                     let name = RecordKey::State(self.args.partition, cell.key().clone());
                     shares.states.push((name, Some(record)));
                     shares.answers.extend(answer(&mut cell, &self.args, self.delivered));
+                    hidden_from = cell.hidden_from();
                     if let Some(owed_from) = share.owed_from {
                         barrier.lagging += 1;
                         shares.lagging.push((cell.key().clone(), owed_from));
@@ -858,8 +862,12 @@ impl ShardState {
                     barrier.waiting.push_back(shared);
                 }
                 Ok(Collected::Nothing) => {}
-                Err(error) => tracing::error!(error = error.0, "a state cannot be encoded; its last version stays"),
+                Err(error) => {
+                    hidden_from = cell.hidden_from();
+                    tracing::error!(error = error.0, "a state cannot be encoded; its last version stays");
+                }
             }
+            shares.hidden_from = shares.hidden_from.into_iter().chain(hidden_from).min();
         }
         if barrier.waiting.is_empty() {
             let cut = barrier.cut;

@@ -76,8 +76,22 @@ impl DynamoBackend {
         self.client.get_or_try_init(|| connect(&self.options)).await
     }
 
+    fn mark_name(&self, partition: u32) -> String {
+        format!("{MARKS}{partition}:{}", self.options.prefix)
+    }
+
     fn mark_key(&self, partition: u32) -> AttributeValue {
-        AttributeValue::S(format!("{MARKS}{partition}:{}", self.options.prefix))
+        AttributeValue::S(self.mark_name(partition))
+    }
+
+    fn read_mark(&self, partition: u32, item: Option<&Item>) -> Result<Option<Mark>, BackendError> {
+        let Some(value) = item.and_then(|item| item.get(MARK)) else { return Ok(None) };
+        let mark = value.as_s().ok().and_then(|text| Mark::from_text(text));
+        let foreign = || {
+            let (name, table) = (self.mark_name(partition), &self.options.table);
+            BackendError::Refused(format!("item {name} of table {table} is not a mark of ours: choose another prefix"))
+        };
+        mark.map(Some).ok_or_else(foreign)
     }
 
     fn item(&self, put: &Put) -> (Item, Option<String>) {
@@ -194,8 +208,7 @@ impl FeatureBackend for DynamoBackend {
     async fn mark(&self, partition: u32) -> Result<Option<Mark>, BackendError> {
         let get = self.client().await?.get_item().table_name(&self.options.table).consistent_read(true);
         let found = get.key(KEY, self.mark_key(partition)).send().await.map_err(|error| self.failure(&error))?;
-        let text = found.item.as_ref().and_then(|item| item.get(MARK)?.as_s().ok());
-        Ok(text.and_then(|text| Mark::from_text(text)))
+        self.read_mark(partition, found.item.as_ref())
     }
 
     async fn put(
@@ -254,6 +267,23 @@ mod tests {
         assert_eq!((text("key"), text("answer"), unfit), ("p:u".to_owned(), "xxx".to_owned(), None));
         assert_eq!(text("event_time"), "1970-01-01T00:00:07.000000Z");
         assert_eq!((item["seq"].as_n(), item["expires"].as_n()), (Ok(&"2".to_owned()), Ok(&"67".to_owned())));
+    }
+
+    #[test]
+    fn a_mark_that_nobody_of_us_left_is_refused_and_not_taken_for_none() {
+        let backend = DynamoBackend::new(DynamoOptions { prefix: "p:".into(), ..Default::default() });
+        let item = |name: &str, value| Item::from([(name.to_owned(), value)]);
+        let mark = Mark { generation: 1, epoch: 2, count: 3, seq: 4 };
+        let ours = item(MARK, AttributeValue::S(mark.to_text()));
+        assert_eq!(backend.read_mark(3, Some(&ours)).expect("a mark"), Some(mark));
+        let none = item("other", AttributeValue::S("x".into()));
+        for absent in [None, Some(&none)] {
+            assert_eq!(backend.read_mark(3, absent).expect("none"), None);
+        }
+        for value in [AttributeValue::S("x".into()), AttributeValue::N("7".into())] {
+            let refused = backend.read_mark(3, Some(&item(MARK, value))).expect_err("foreign");
+            assert!(matches!(&refused, BackendError::Refused(why) if why.contains("3:p:")), "{refused}");
+        }
     }
 
     #[test]

@@ -41,9 +41,12 @@ pub const ANSWER_BYTES_MAX: usize = 16 << 20;
 pub const AT_ONCE_MAX: usize = 256;
 /// Keys of one request whose stored answers are held at once: as many as the store looks up side by side.
 pub const KEYS_AT_A_TIME: usize = 128;
-/// Keys of one request that wait at once; the others come behind them. Of what a partition has, `READERS_MAX`, one request
+/// Keys of one request that wait at once; the others come as soon as some of them are shown. Of what a partition has, `READERS_MAX`, one request
 /// takes no more than a sixteenth.
 pub const WAITS_AT_ONCE_MAX: usize = 256;
+/// How long fewer places than [`KEYS_AT_A_TIME`] stay free for keys of the same request: who gets one asks the store, together with
+/// others where that is possible.
+pub const REFILL_AFTER: std::time::Duration = std::time::Duration::from_millis(10);
 /// Events between what is known to be in the log and what a reader may wait for like others. Behind that it gets no place
 /// among those who are told, and looks again when its wait is over.
 pub const FAR_EVENTS: u64 = 1_000_000;

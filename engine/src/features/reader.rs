@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use keyloom_actors::{
     answer::{Stored, cache::FeatureCache},
     features::FeatureSet,
@@ -23,7 +23,7 @@ use keyloom_actors::{
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
-    AT_ONCE_MAX, Ask, FAR_EVENTS, KEYS_AT_A_TIME, MESSAGES_BYTES_MAX, MinSeq, Refusal, WAITS_AT_ONCE_MAX,
+    AT_ONCE_MAX, Ask, FAR_EVENTS, KEYS_AT_A_TIME, MESSAGES_BYTES_MAX, MinSeq, REFILL_AFTER, Refusal, WAITS_AT_ONCE_MAX,
     text::Progress,
 };
 use crate::{faces::observe, front_door::gate::Gate};
@@ -186,24 +186,45 @@ impl FeatureReader {
                 .is_none_or(|status| *seq > status.log_last.load(Ordering::Relaxed).saturating_add(FAR_EVENTS))
         };
         let (far, late): (Vec<_>, Vec<_>) = late.into_iter().partition(is_far);
-        let mut is_full = false;
-        for some in late.chunks(WAITS_AT_ONCE_MAX) {
-            let waits = some.iter().map(|(place, seq)| status(*place)?.readers.wait(&ask.keys[*place], *seq));
-            let mut waits: BTreeMap<usize, _> =
-                some.iter().map(|(place, _)| *place).zip(waits.collect::<Vec<_>>()).collect();
-            // Only now that we would be told: what was published in between counts.
-            let room = self.room_again(ask).await;
-            let late = self.late(ask, some.to_vec()).await;
-            drop(room);
-            some.iter().for_each(|(place, _)| told[*place] = true);
-            let waits = late.iter().map(|(place, _)| waits.remove(place).flatten());
-            let came = join_all(waits.map(|waits| async move {
-                let waits = waits?;
-                Some(matches!(tokio::time::timeout_at(deadline, waits).await, Ok(Ok(()))))
-            }));
-            for ((place, _), came) in late.iter().zip(came.await) {
-                told[*place] = came == Some(true);
-                is_full |= came.is_none();
+        // Who is shown leaves its place to the next one: a key that stays behind keeps one place, and no other key waits for it.
+        let (mut rest, mut waiting, mut is_full) = (late.iter().copied(), FuturesUnordered::new(), false);
+        let mut refill_at = None;
+        loop {
+            let free = WAITS_AT_ONCE_MAX - waiting.len();
+            let is_due = refill_at.is_some_and(|at| tokio::time::Instant::now() >= at);
+            if rest.len() > 0 && (free >= KEYS_AT_A_TIME || is_due) {
+                refill_at = None;
+                let some: Vec<_> = rest.by_ref().take(free).collect();
+                let waits = some.iter().map(|(place, seq)| status(*place)?.readers.wait(&ask.keys[*place], *seq));
+                let mut waits: BTreeMap<usize, _> =
+                    some.iter().map(|(place, _)| *place).zip(waits.collect::<Vec<_>>()).collect();
+                some.iter().for_each(|(place, _)| told[*place] = true);
+                // Only now that we would be told: what was published in between counts.
+                let room = self.room_again(ask).await;
+                let late = self.late(ask, some).await;
+                drop(room);
+                for (place, _) in late {
+                    told[place] = false;
+                    match waits.remove(&place).flatten() {
+                        Some(waits) => waiting.push(async move {
+                            (place, matches!(tokio::time::timeout_at(deadline, waits).await, Ok(Ok(()))))
+                        }),
+                        None => is_full = true,
+                    }
+                }
+                continue;
+            }
+            let came = match refill_at.filter(|_| rest.len() > 0) {
+                Some(at) => tokio::time::timeout_at(at, waiting.next()).await.ok(),
+                None => Some(waiting.next().await),
+            };
+            match came {
+                Some(Some((place, came))) => {
+                    told[place] = came;
+                    refill_at.get_or_insert_with(|| tokio::time::Instant::now() + REFILL_AFTER);
+                }
+                Some(None) => break, // and nobody is left: with all places free the rest would have some
+                None => {}
             }
         }
         if !far.is_empty() {

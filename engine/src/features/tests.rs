@@ -16,6 +16,7 @@ use keyloom_actors::{
     features::{Definition, FeatureSet, FeatureState, Function, Settings},
     handler::{Features, Registry, session_features::SessionFeatures},
     key::Key,
+    partition::status::Trouble,
     ports::{Claim, FeaturePage, LogRecord, RecordKey, Store, StoreEntry, StoreError},
     timestamp::Timestamp,
 };
@@ -192,7 +193,7 @@ async fn a_store_that_is_away_leaves_what_is_in_memory_and_says_that_it_is_old()
     let (reader, sources, shelf) = reader();
     publish(&sources, "resident", stored("resident", &set(), |_| {}));
     shelf.away.store(true, Ordering::Relaxed);
-    sources.statuses[0].set_trouble(Some("the store does not take writes".to_owned()));
+    sources.statuses[0].set_trouble(Trouble::Store, Some("the store does not take writes".to_owned()));
     let answer = page(&reader, &ask(&serde_json::json!({"keys": ["resident"]}))).await;
     assert_eq!(answer["results"][0]["stale"], true, "{answer}");
     // One that is not in memory takes nothing from the others; when there are no others there is no answer.
@@ -206,7 +207,7 @@ async fn a_store_that_is_away_leaves_what_is_in_memory_and_says_that_it_is_old()
         let refusal = tried(&reader, &ask(&serde_json::json!({"keys": keys}))).await.expect_err("away");
         assert_eq!(refusal.code(), 503);
     }
-    sources.statuses[0].set_trouble(None);
+    sources.statuses[0].set_trouble(Trouble::Store, None);
     for (flag, stale) in [(&sources.statuses[0].log_away, true), (&sources.statuses[0].running, false)] {
         flag.store(stale, Ordering::Relaxed);
         let answer = page(&reader, &ask(&serde_json::json!({"keys": ["resident"]}))).await;
@@ -306,6 +307,33 @@ async fn readers_who_wait_leave_their_room_to_others_and_few_places_are_one_requ
         assert!(page["statuses"].as_array().expect("statuses").iter().all(|status| status == "behind"), "{page}");
     }
     assert!(status.readers.asked(u64::MAX).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_stay_behind_keep_no_others_of_their_request_from_being_shown() {
+    let (reader, sources, shelf) = reader();
+    let readers = &sources.statuses[0].readers;
+    let keys: Vec<_> = (0..KEYS_MAX).map(|n| n.to_string()).collect();
+    // So many that never as many places are free as make a question of the full size.
+    let stuck = WAITS_AT_ONCE_MAX - KEYS_AT_A_TIME / 2;
+    let ask = ask(&serde_json::json!({"keys": keys, "min_seq": {"0": 7}, "wait": "10s"}));
+    let shows = async {
+        while readers.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        while !readers.is_empty() {
+            let asked = readers.asked(7);
+            let moves = |key: &Key| key.as_str().parse::<usize>().is_ok_and(|n| n >= stuck);
+            readers.shown(asked.iter().filter(|(key, _)| moves(key)).map(|(key, seq)| (key, *seq)));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let (page, ()) = tokio::join!(page(&reader, &ask), shows);
+    for (n, status) in page["statuses"].as_array().expect("statuses").iter().enumerate() {
+        assert_eq!(*status, if n < stuck { "behind" } else { "unknown" }, "key {n}");
+    }
+    let asked = shelf.asked.lock().expect("no panic").len();
+    assert!(asked < 2 * KEYS_MAX.div_ceil(KEYS_AT_A_TIME) + KEYS_MAX / (KEYS_AT_A_TIME / 2) + 4, "{asked} questions");
 }
 
 #[tokio::test]

@@ -55,7 +55,7 @@ impl FeatureCalls {
         while let Some(some) = reading.next().await {
             for (found, key) in some.iter().zip(&mut keys) {
                 let (read, answer) = answering.of_key(key, found);
-                bytes += answer.as_ref().map_or(0, |answer| answer.features_json.len());
+                bytes += answer.as_ref().map_or(0, bytes_of);
                 if bytes > ANSWER_BYTES_MAX {
                     return Err(Refusal::AnswerTooLarge);
                 }
@@ -114,6 +114,13 @@ impl Answering<'_> {
             missing,
         })
     }
+}
+
+/// What an answer holds, beside its numbers.
+fn bytes_of(answer: &FeatureAnswer) -> usize {
+    let FeatureAnswer { key, features_json, missing, .. } = answer;
+    let missing: usize = missing.iter().map(|name| name.len() + size_of::<String>()).sum();
+    key.len() + features_json.len() + missing
 }
 
 fn time(at: Timestamp) -> prost_types::Timestamp {
@@ -175,5 +182,32 @@ impl Features for FeatureCalls {
         let began = Instant::now();
         let results = self.batch(request.into_inner()).await;
         answered(began, results.map(|results| BatchGetResponse { results }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::features::{
+        KEYS_MAX, NAME_BYTES_MAX, NAMES_MAX,
+        tests::{reader, set, stored},
+    };
+
+    fn batch(keys: usize, names: usize) -> BatchGetRequest {
+        let name = |n| format!("{n:0>width$}", width = NAME_BYTES_MAX);
+        let features = (0..names).map(name).collect();
+        BatchGetRequest { keys: vec!["u".to_owned(); keys], features, ..BatchGetRequest::default() }
+    }
+
+    #[tokio::test]
+    async fn names_that_are_missing_count_as_a_part_of_the_answer() {
+        let (reader, _, shelf) = reader();
+        shelf.put("u", stored("u", &set(), |_| {}));
+        let calls = FeatureCalls::new(reader);
+        let refusal = calls.batch_get(Request::new(batch(KEYS_MAX, NAMES_MAX))).await.expect_err("too large");
+        assert_eq!(refusal.code(), tonic::Code::InvalidArgument);
+        assert!(refusal.message().contains(&ANSWER_BYTES_MAX.to_string()), "{refusal}");
+        let found = calls.batch_get(Request::new(batch(10, NAMES_MAX))).await.expect("it fits").into_inner();
+        assert!(found.results.iter().all(|r| r.answer.as_ref().is_some_and(|a| a.missing.len() == NAMES_MAX)));
     }
 }

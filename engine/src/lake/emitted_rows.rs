@@ -468,16 +468,16 @@ mod tests {
     fn a_field_that_is_no_column_any_more_is_kept_beside_the_others() {
         #[derive(Serialize)]
         struct Renamed {
-            voucher: String,
             total: i64,
+            voucher: String,
         }
-        let renamed = Renamed { voucher: "v".to_owned(), total: 5 };
+        let renamed = Renamed { total: 5, voucher: "v".to_owned() };
         let batch = written(&[emitted(1, &order(1)), emitted(2, &renamed)]);
         let total = batch.column_by_name("total").expect("a column").as_primitive::<Int64Type>();
         assert_eq!(total.values().to_vec(), [1, 5]);
         let extra = batch.column_by_name("extra").expect("a column").as_string::<i32>();
         assert!(extra.is_null(0));
-        assert_eq!(extra.value(1), r#"{"voucher":"v","total":5}"#);
+        assert_eq!(extra.value(1), r#"{"total":5,"voucher":"v"}"#);
     }
 
     #[test]

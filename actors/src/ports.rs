@@ -24,8 +24,9 @@ pub struct NewRecord {
     pub key: Bytes,
     /// What repeats are absorbed by, within one partition and for as long as the log's window says; `None`: never
     /// absorbed. Made by [`crate::event::dedupe_id`] of the key and the payload's event id, or of no key and the whole
-    /// payload: a log may make it again from what it has stored, to know repeats across a restart. A dead letter that is
-    /// sent again has the id of the letter, see [`crate::dead_letter::redrive_id`]: that one may be lost in a restart.
+    /// payload: a log may make it again from what it has stored, to know repeats across a restart. What a tracker sent in
+    /// vain has the id of what was sent, and a dead letter that is sent again that of the letter, see
+    /// [`crate::dead_letter::redrive_id`]: these may be lost in a restart.
     pub dedupe_id: Option<u128>,
     /// The event as JSON.
     pub payload: Bytes,

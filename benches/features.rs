@@ -9,7 +9,7 @@ use anyhow::anyhow;
 use bytes::Bytes;
 use keyloom_actors::{
     event::{EventBatch, KeyPaths},
-    features::{Definition, FeatureSet, FeatureState, Function, Settings, Window},
+    features::{Definition, FeatureSet, FeatureState, Function, Picked, Settings, Window},
     handler::Features,
     ports::LogRecord,
     timestamp::Timestamp,
@@ -79,7 +79,8 @@ fn measure(set: &FeatureSet, batches: &[EventBatch]) {
         let part = next.next().map_or(&[][..], Vec::as_slice);
         set.write_kept(part, at, None, &mut Features::new(out)).unwrap_or_default();
     });
-    let picked = set.pick_changing(set.decaying_names().step_by(5));
+    let every_5th = set.decaying_names().step_by(5).filter_map(|name| set.find_changing(name));
+    let picked = Picked::of(set, every_5th);
     let mut next = parts.iter().cycle();
     let (some, _) = each(&mut |_, out| {
         let part = next.next().map_or(&[][..], Vec::as_slice);

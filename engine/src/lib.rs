@@ -21,6 +21,7 @@ pub mod keys;
 pub mod lake;
 pub mod nats;
 pub mod openapi;
+mod pem;
 pub mod running;
 pub mod server;
 pub mod telemetry;

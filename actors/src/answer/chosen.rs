@@ -81,12 +81,12 @@ impl Chosen {
         for (place, name) in names.into_iter().enumerate() {
             let json = serde_json::to_vec(name).expect("a string in memory serializes");
             if let Entry::Vacant(free) = chosen.places.entry(json[1..json.len() - 1].into()) {
-                let wanted = if set.changes(name) { Wanted::Changing } else { Wanted::Lasting };
-                free.insert(Asked { place, wanted });
-                changing.extend((wanted == Wanted::Changing).then_some(name));
+                let found = set.find_changing(name);
+                free.insert(Asked { place, wanted: if found.is_some() { Wanted::Changing } else { Wanted::Lasting } });
+                changing.extend(found);
             }
         }
-        chosen.changing = set.pick_changing(changing.into_iter());
+        chosen.changing = Picked::of(set, changing.into_iter());
         chosen
     }
 

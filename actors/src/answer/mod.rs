@@ -14,7 +14,7 @@ use base64::{Engine, prelude::BASE64_STANDARD_NO_PAD};
 use bytes::Bytes;
 
 use crate::{
-    event::members::{self, members},
+    event::members,
     features::{FeatureSet, FeatureState, Picked},
     handler::{Features, StateError},
     key::Key,
@@ -242,9 +242,8 @@ impl<'a> Stored<'a> {
         if changing.is_empty() {
             return Some(lasting);
         }
-        let behind = out.len();
         self.write_changing(out, from, set, at, Some(changing))?;
-        Some(lasting + members(&out[behind..]).count())
+        Some(lasting + changing.len())
     }
 
     fn write_changing(

@@ -46,7 +46,7 @@ pub use self::{
     edited::{Edited, Stood},
     expression::{EXPRESSION_BYTES_MAX, EXPRESSION_DEPTH_MAX, LIST_MAX},
     hyperloglog::{PRECISION_DEFAULT, PRECISION_MAX, PRECISION_MIN, PRECISION_SLIDING_MAX},
-    picked::Picked,
+    picked::{Changing, Picked},
     recent::{K_DEFAULT, K_MAX},
     scalar::TEXT_BYTES_MAX,
     session::{ENGAGED_RUNS_MAX, HEARTBEAT},

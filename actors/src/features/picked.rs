@@ -7,6 +7,15 @@ use super::{
     window::Span,
 };
 
+/// One that changes with time alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Changing {
+    /// A declared feature, by place.
+    Feature(usize),
+    /// The list of expired features.
+    Expired,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Picked {
@@ -21,12 +30,20 @@ pub struct Picked {
 }
 
 impl Picked {
-    /// Those of these features, by place and ascending, and perhaps the list of expired ones.
-    pub(super) fn of(set: &FeatureSet, features: Vec<usize>, expired: bool) -> Self {
-        let mut picked = Self { expired, ..Self::default() };
-        if !features.is_empty() {
+    /// Those that [`FeatureSet::find_changing`] has found; each counts once.
+    pub fn of(set: &FeatureSet, all: impl Iterator<Item = Changing>) -> Self {
+        let mut picked = Self::default();
+        for one in all {
+            match one {
+                Changing::Feature(place) => picked.features.push(place),
+                Changing::Expired => picked.expired = true,
+            }
+        }
+        picked.features.sort_unstable();
+        picked.features.dedup();
+        if !picked.features.is_empty() {
             picked.slots = vec![false; set.plans.len()];
-            let (mut open, mut seen) = (features.clone(), vec![false; set.features.len()]);
+            let (mut open, mut seen) = (picked.features.clone(), vec![false; set.features.len()]);
             while let Some(place) = open.pop() {
                 if std::mem::replace(&mut seen[place], true) {
                     continue;
@@ -41,7 +58,6 @@ impl Picked {
                 }
             }
         }
-        picked.features = features;
         picked
     }
 
@@ -62,18 +78,11 @@ impl Picked {
 }
 
 impl FeatureSet {
-    /// Those of `names` that change with time alone.
-    pub fn pick_changing<'a>(&self, names: impl Iterator<Item = &'a str>) -> Picked {
-        let (mut features, mut expired) = (Vec::new(), false);
-        for name in names {
-            match self.place(name) {
-                Some(place) if self.features[place].decays => features.push(place),
-                Some(_) => {}
-                None => expired |= self.expires && name == BUILT_IN[3],
-            }
+    /// What changes with time alone under this name.
+    pub fn find_changing(&self, name: &str) -> Option<Changing> {
+        match self.place(name) {
+            Some(place) => self.features[place].decays.then_some(Changing::Feature(place)),
+            None => (self.expires && name == BUILT_IN[3]).then_some(Changing::Expired),
         }
-        features.sort_unstable();
-        features.dedup();
-        Picked::of(self, features, expired)
     }
 }

@@ -118,11 +118,6 @@ impl FeatureSet {
         self.features.iter().filter(|feature| feature.decays).map(|feature| feature.name.as_str())
     }
 
-    /// Whether the value of `name` changes with time alone.
-    pub fn changes(&self, name: &str) -> bool {
-        (self.expires && name == BUILT_IN[3]) || self.place(name).is_some_and(|place| self.features[place].decays)
-    }
-
     /// Whether some value changes with time alone.
     pub fn decays(&self) -> bool {
         !self.changing.features.is_empty()
@@ -304,8 +299,8 @@ impl<'a> Building<'a> {
                 *slot = moved[*slot];
             }
         }
-        let changing = (0..set.features.len()).filter(|place| set.features[*place].decays).collect();
-        set.changing = Picked::of(&set, changing, set.expires);
+        let changing = set.decaying_names().chain([BUILT_IN[3]]).filter_map(|name| set.find_changing(name));
+        set.changing = Picked::of(&set, changing);
         let line = |f: &Feature| format!("{}={:016x} {:?} {}", f.name, f.hash, f.ttl, f.decays);
         let all: Vec<String> = set.features.iter().map(line).collect();
         set.split = format!("{:016x}", xxh3_64(all.join("\n").as_bytes()));

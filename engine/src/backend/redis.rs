@@ -4,12 +4,8 @@
 //! nobody can come between. The mark moves in the same call. A Redis that was restarted or failed over keeps a prefix of
 //! its writes, so its mark says whether any of them are gone. Not for a Redis Cluster, whose nodes have no order in common.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
-use anyhow::Context as _;
 use async_trait::async_trait;
 use keyloom_actors::{
     backend::{BackendError, FeatureBackend, Mark, Outcome, Put, TEXT_LEN, Version},
@@ -19,10 +15,10 @@ use redis::{
     AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisError, RedisResult, Script,
     TlsCertificates, aio::MultiplexedConnection,
 };
-use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use tokio::sync::Mutex;
 
 use super::MARKS;
+use crate::pem;
 
 /// Longest wait for a connection, TLS and authentication included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -74,7 +70,9 @@ impl RedisBackend {
         let client = match &options.ca {
             None => Client::open(info)?,
             Some(ca) => {
-                let root_cert = Some(certificates(ca)?);
+                // The client would take a file without certificates for none, and trust nobody.
+                pem::certificates(ca).map_err(|problem| anyhow::anyhow!("ca: {} {problem}", ca.display()))?;
+                let root_cert = Some(std::fs::read(ca)?);
                 Client::build_with_tls(info, TlsCertificates { client_tls: None, root_cert })?
             }
         };
@@ -123,15 +121,6 @@ impl RedisBackend {
             _ => BackendError::Unavailable(format!("redis at {url}: {error}")),
         }
     }
-}
-
-/// The PEM in a file that holds certificates; the client would take any other for none, and trust nobody.
-fn certificates(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let pem = std::fs::read(path).with_context(|| format!("ca: {} cannot be read", path.display()))?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    let found = found.with_context(|| format!("ca: {} holds no certificates in PEM", path.display()))?;
-    anyhow::ensure!(!found.is_empty(), "ca: {} holds no certificate in PEM", path.display());
-    Ok(pem)
 }
 
 #[async_trait]

@@ -367,4 +367,4 @@ fn place_behind(id: LetterId) -> Place {
 
 #[cfg(test)]
 #[path = "desk_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -16,8 +16,9 @@ const PARTITIONS: u32 = 3;
 /// When letter 1 was stored; the others follow a second apart.
 const BEGIN: i64 = 1_795_176_000_000_000;
 
-struct Office {
-    desk: Desk,
+/// A desk with its log and its store in a folder of their own.
+pub(crate) struct Office {
+    pub(crate) desk: Desk,
     log: Arc<dyn Log>,
     store: Arc<dyn Store>,
     _folder: TempDir,
@@ -33,7 +34,7 @@ fn letter(seq: u64, key: &str, reason: Reason) -> DeadLetter {
 
 impl Office {
     /// With these letters, all of checkpoint 1 of epoch 1, which has committed.
-    async fn with(letters: Vec<(u32, DeadLetter)>) -> Self {
+    pub(crate) async fn with(letters: Vec<(u32, DeadLetter)>) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let options = EmbeddedOptions {
             data_dir: folder.path().join("data"),

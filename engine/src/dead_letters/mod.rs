@@ -11,6 +11,8 @@ mod filter;
 mod request;
 
 pub(crate) use self::answer::shortened;
+#[cfg(test)]
+pub(crate) use self::desk::tests::Office;
 pub use self::{
     answer::{Letter, Listing, Report, Skipped},
     client::Client,

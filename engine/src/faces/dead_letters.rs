@@ -140,29 +140,17 @@ fn refuse(wrong: &str) -> Response {
 mod tests {
     use std::time::Duration;
 
-    use keyloom_actors::{event::KeyPaths, timestamp::SystemClock};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
-    use crate::embedded::{EmbeddedHome, EmbeddedLog, EmbeddedOptions, EmbeddedStore};
+    use crate::dead_letters::Office;
 
     #[tokio::test]
     async fn a_body_that_does_not_arrive_is_a_408() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let options = EmbeddedOptions {
-            data_dir: folder.path().join("data"),
-            fsync: false,
-            retention_age: None,
-            retention_bytes: None,
-            dedupe_window: Duration::from_secs(600),
-        };
-        let home = EmbeddedHome::open(&options).expect("a free folder");
-        let clock = Arc::new(SystemClock);
-        let (log, store) = (EmbeddedLog::new(&home, Arc::clone(&clock) as _), EmbeddedStore::new(&home));
-        let desk = Desk::new(Arc::new(log), Arc::new(store), KeyPaths::new(["k"]), 1, clock);
+        let office = Office::with(Vec::new()).await;
         let limits = server::Limits { body_timeout: Duration::from_millis(100), ..server::Limits::default() };
         let server = server::Server::new(limits, None);
-        let address = server.listen(([127, 0, 0, 1], 0).into(), routes(desk)).await;
+        let address = server.listen(([127, 0, 0, 1], 0).into(), routes(office.desk)).await;
         let mut stream = tokio::net::TcpStream::connect(address.expect("a free port")).await.expect("a connection");
         let head = format!(
             "POST {API_PATH}/purge HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n\

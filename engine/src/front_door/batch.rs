@@ -20,7 +20,7 @@ use super::{
     gate::{Gate, Hold},
     ids::IdSource,
     observe,
-    protocols::{Head, Protocol, Wire, cookie::CollectorCookie, segment::Call},
+    protocols::{Head, Wire, cookie::CollectorCookie, segment::Call},
     refusal::Refusal,
 };
 
@@ -258,10 +258,10 @@ impl FrontDoor {
         encoding: Encoding,
         hold: Hold,
     ) -> Result<Answer, Refusal> {
-        let inline_max = match (wire.protocol(), &wire) {
-            (Protocol::Json | Protocol::Grpc, _) => SCAN_INLINE_BYTES_MAX,
-            (_, Wire::Segment(Call::Batch)) => BATCH_INLINE_BYTES_MAX,
-            (_, Wire::SnowplowBody) if !head.query.is_empty() => BATCH_INLINE_BYTES_MAX,
+        let inline_max = match &wire {
+            Wire::Json | Wire::Cut(_) => SCAN_INLINE_BYTES_MAX,
+            Wire::Segment(Call::Batch) => BATCH_INLINE_BYTES_MAX,
+            Wire::SnowplowBody if !head.query.is_empty() => BATCH_INLINE_BYTES_MAX,
             _ => DECODE_INLINE_BYTES_MAX,
         };
         let is_short = encoding == Encoding::Identity && body.len() + head.query.len() <= inline_max;

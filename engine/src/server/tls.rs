@@ -12,6 +12,8 @@ use rustls::{
 };
 use tokio_rustls::TlsAcceptor;
 
+use crate::pem;
+
 /// The protocols that are offered, the better one first.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
@@ -65,15 +67,8 @@ impl Tls {
     }
 }
 
-/// All certificates of a file; at least one.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let problem = match read {
-        Ok(found) if !found.is_empty() => return Ok(found),
-        Ok(_) => "holds no certificate in PEM".to_owned(),
-        Err(error) => format!("holds no certificates in PEM: {error}"),
-    };
-    Err(TlsError { path: path.to_owned(), problem })
+    pem::certificates(path).map_err(|problem| TlsError { path: path.to_owned(), problem })
 }
 
 /// The DNS names in the first of `certificates`, which the handshake has checked.

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use keyloom_engine::grpc::proto::{Event, SendRequest};
 use keyloom_tests::support::{
     engine::{Engine, Topology, folder},
-    grpc::{Call, Line, framed},
+    grpc::{BROKEN_OFF, Call, Line, framed},
     http, process, wait_for,
 };
 use prost::Message;
@@ -76,10 +76,20 @@ impl Honest {
     }
 }
 
+impl Drop for Honest {
+    /// Where a test fails, it has its last answer before the engine goes.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(work) = self.work.take() {
+            work.join().ok();
+        }
+    }
+}
+
 /// An engine, an honest client, and the memory that both need without the others.
 struct Scene {
-    engine: Engine,
     honest: Honest,
+    engine: Engine,
     before: u64,
     _folder: tempfile::TempDir,
 }
@@ -91,7 +101,7 @@ impl Scene {
         let honest = Honest::start(engine.port);
         honest.wait_for(20);
         let before = engine.process.memory();
-        Self { engine, honest, before, _folder: folder }
+        Self { honest, engine, before, _folder: folder }
     }
 
     fn cut(&self, reason: &str) -> u64 {
@@ -201,7 +211,7 @@ fn ten_thousand_connections_leave_room_for_one_more_and_beyond_the_limit_they_ar
     scene.honest.wait_for(50);
     // Now more than fit. The honest client has to stand aside, or it would be refused too.
     let port = scene.engine.port;
-    let Scene { engine, honest, before, _folder } = scene;
+    let Scene { honest, engine, before, _folder } = scene;
     honest.finish();
     let mut refused = 0;
     for _ in 0..10 * KEPT {
@@ -295,6 +305,7 @@ fn half_sent_messages_of_grpc_take_no_more_than_there_is_and_end_when_their_time
     let with = |status: u32| calls.iter().filter(|call| call.seen().status == Some(status)).count();
     wait_for("those that do not fit to be refused", OVER_MAX, || {
         let refused = with(RESOURCE_EXHAUSTED);
+        assert_eq!(with(BROKEN_OFF), 0, "{refused} refused");
         if refused >= calls.len() - FIT { Ok(()) } else { Err(format!("{refused} refused")) }
     });
     assert!(calls.iter().any(|call| call.seen().status.is_none()), "some fit");

@@ -110,10 +110,13 @@ pub struct Call {
     seen: Arc<Mutex<Seen>>,
 }
 
+/// Instead of the status of a call that broke off without one.
+pub const BROKEN_OFF: u32 = u32::MAX;
+
 /// What has come of a call so far.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
-    /// The gRPC status, once the call has ended; `u32::MAX` if it broke off without one.
+    /// The gRPC status, once the call has ended, or [`BROKEN_OFF`].
     pub status: Option<u32>,
     /// Its text, as it was sent.
     pub message: String,
@@ -189,7 +192,7 @@ impl Line {
                 }
             }
             edit(&|seen| {
-                seen.status.get_or_insert(u32::MAX);
+                seen.status.get_or_insert(BROKEN_OFF);
             });
         });
         call

@@ -9,13 +9,18 @@ use std::{
 
 use axum::body::Body;
 use bytes::{Buf, Bytes};
+use http_body_util::BodyExt as _;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use tokio::{
+    runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, Sleep},
+    time::{Instant, Sleep, timeout},
 };
 
 use super::{observe, stream::SharedPulse};
+
+/// Bytes of a refused body that are read and forgotten: a client that sends more does not look at its answers.
+const DISCARDED_BYTES_MAX: usize = 1 << 20;
 
 /// A body did not come as it should.
 #[derive(Debug, thiserror::Error)]
@@ -42,15 +47,45 @@ pub fn is_late(error: &(dyn std::error::Error + 'static)) -> bool {
 
 /// The body of a request; it has arrived within a limit, or ends with an error. The time counts from when it is first
 /// waited for.
+///
+/// A client that is refused before it has sent everything learns of it a moment later, and has sent more meanwhile. To
+/// HTTP/2 as it is spoken here that is an error, once the stream is taken back and forgotten, and some of them end the
+/// whole connection, with all other requests on it. So what is left of a body when nobody wants it any more is
+/// [discarded](discard) for a while.
 pub(super) struct Arriving {
-    inner: Incoming,
+    inner: Option<Incoming>,
     limit: Option<Duration>,
     deadline: Option<Pin<Box<Sleep>>>,
+    /// How long the rest is discarded.
+    linger: Option<Duration>,
 }
 
 impl Arriving {
-    pub(super) fn new(inner: Incoming, limit: Option<Duration>) -> Self {
-        Self { inner, limit, deadline: None }
+    pub(super) fn new(inner: Incoming, limit: Option<Duration>, linger: Option<Duration>) -> Self {
+        Self { inner: Some(inner), limit, deadline: None, linger }
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        let (Some(inner), Some(linger)) = (self.inner.take(), self.linger) else { return };
+        if !inner.is_end_stream()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(timeout(linger, discard(inner)));
+        }
+    }
+}
+
+/// Reads `rest` to its end, or until there is too much of it. At most one at a time for each stream of a connection: it
+/// stays open as long.
+async fn discard(mut rest: Incoming) {
+    let mut bytes = 0;
+    while let Some(Ok(frame)) = rest.frame().await {
+        bytes += frame.data_ref().map_or(0, Bytes::len);
+        if bytes > DISCARDED_BYTES_MAX {
+            return;
+        }
     }
 }
 
@@ -59,7 +94,8 @@ impl HttpBody for Arriving {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) {
+        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
+        if let Poll::Ready(frame) = Pin::new(inner).poll_frame(cx) {
             return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)));
         }
         let Some(limit) = self.limit else { return Poll::Pending };
@@ -69,11 +105,11 @@ impl HttpBody for Arriving {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.inner.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.inner.as_ref().map_or_else(SizeHint::default, Incoming::size_hint)
     }
 }
 

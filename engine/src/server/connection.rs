@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use super::{
-    HEAD_BYTES_MAX, STREAMS_MAX, Shared,
+    HEAD_BYTES_MAX, Limits, STREAMS_MAX, Shared,
     accept::stopped,
     body::{Arriving, Leaving, OpenRequest, Room},
     observe,
@@ -43,8 +43,9 @@ const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 /// Streams that a client opened and took back, and that we have not looked at, before the connection ends.
 const RESET_STREAMS_MAX: usize = 32;
-/// Streams that we took back because of what the client sent, before the connection ends.
-const ERROR_RESETS_MAX: usize = 64;
+/// Streams that we took back because of what the client sent, before the connection ends. Each piece of a body that
+/// arrives when its stream is forgotten counts too: one burst of a window's bytes must not be too many.
+const ERROR_RESETS_MAX: usize = 1024;
 /// Bytes of one stream that are handed over before the client takes them.
 const SEND_BUFFER_BYTES: usize = 128 << 10;
 /// What a client gets whose answer does not fit beside those of others.
@@ -91,9 +92,8 @@ where
     let pulse = SharedPulse::new(Pulse::new(protocol, Instant::now()));
     let stream = TokioIo::new(Watched::new(stream, ahead, pulse.clone()));
     let room = Room::new(Arc::clone(&shared.answers), shared.limits.answer_bytes_max);
-    let body_timeout = shared.limits.body_timeout;
     let router = TowerToHyperService::new(router);
-    let service = Requests { router, peer, protocol, pulse: pulse.clone(), room, body_timeout };
+    let service = Requests { router, peer, protocol, pulse: pulse.clone(), room, limits: shared.limits };
     match protocol {
         Protocol::One => {
             let mut http = http1::Builder::new();
@@ -177,7 +177,7 @@ struct Requests {
     protocol: Protocol,
     pulse: SharedPulse,
     room: Room,
-    body_timeout: std::time::Duration,
+    limits: Limits,
 }
 
 impl Service<Request<Incoming>> for Requests {
@@ -191,9 +191,11 @@ impl Service<Request<Incoming>> for Requests {
         head.extensions.insert(self.peer.clone());
         head.extensions.insert(open.stay());
         // On HTTP/1 there is no gRPC, whatever a request says.
-        let is_call = self.protocol == Protocol::Two && is_grpc(&head.headers);
-        let limit = (!is_call).then_some(self.body_timeout);
-        let body = if body.is_end_stream() { Body::empty() } else { Body::new(Arriving::new(body, limit)) };
+        let shares_connection = self.protocol == Protocol::Two;
+        let is_call = shares_connection && is_grpc(&head.headers);
+        let limit = (!is_call).then_some(self.limits.body_timeout);
+        let linger = shares_connection.then_some(self.limits.linger_timeout);
+        let body = if body.is_end_stream() { Body::empty() } else { Body::new(Arriving::new(body, limit, linger)) };
         let answer = self.router.call(Request::from_parts(head, body));
         let room = self.room.clone();
         Box::pin(async move {

@@ -37,6 +37,8 @@ pub const HEAD_BYTES_MAX: usize = 16 << 10;
 /// Bytes of answers that wait for their readers, over all connections: beyond it, answers are refused.
 pub const ANSWER_BYTES_MAX: usize = 256 << 20;
 
+/// How long the rest of a refused body is read: its client knows after one way to it and one back.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 /// After so long without a frame from an HTTP/2 client it is asked whether it is still there ...
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// ... and has so long to say so.
@@ -55,6 +57,8 @@ pub struct Limits {
     /// How long a request body may take to arrive; those of gRPC, whose streams may take for ever, time their messages
     /// themselves.
     pub body_timeout: Duration,
+    /// How long the rest of a body that was refused before it had arrived is read and forgotten, on HTTP/2.
+    pub linger_timeout: Duration,
     /// A connection without a request is closed after this long.
     pub idle_timeout: Duration,
     /// A client that reads nothing of an answer for this long, or next to nothing, is cut off.
@@ -73,6 +77,7 @@ impl Default for Limits {
             connections_max: 10_000,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
+            linger_timeout: LINGER_TIMEOUT,
             idle_timeout: Duration::from_secs(75),
             write_timeout: Duration::from_secs(30),
             ping_interval: PING_INTERVAL,

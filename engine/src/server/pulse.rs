@@ -172,6 +172,7 @@ mod tests {
         connections_max: 1,
         header_timeout: Duration::from_secs(10),
         body_timeout: Duration::from_secs(30),
+        linger_timeout: Duration::from_secs(1),
         idle_timeout: Duration::from_secs(75),
         write_timeout: Duration::from_secs(30),
         ping_interval: Duration::from_secs(30),

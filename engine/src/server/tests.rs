@@ -1,7 +1,7 @@
 //! The server over real sockets: honest clients are served, and the others cost no more than their limits.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     io,
     path::Path,
     process::Command,
@@ -11,7 +11,13 @@ use std::{
     },
 };
 
-use axum::{Extension, body::Body, http::Request, response::IntoResponse, routing::get};
+use axum::{
+    Extension,
+    body::Body,
+    http::{Request, StatusCode},
+    response::IntoResponse,
+    routing::get,
+};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, Full};
 use hyper_util::{
@@ -42,6 +48,7 @@ fn short() -> Limits {
     Limits {
         header_timeout: Duration::from_millis(300),
         body_timeout: Duration::from_millis(300),
+        linger_timeout: Duration::from_millis(300),
         idle_timeout: Duration::from_millis(300),
         write_timeout: Duration::from_millis(300),
         ..Limits::default()
@@ -54,6 +61,7 @@ fn long() -> Limits {
     Limits {
         header_timeout: limit,
         body_timeout: limit,
+        linger_timeout: limit,
         idle_timeout: limit,
         write_timeout: limit,
         ..Limits::default()
@@ -81,6 +89,7 @@ impl Site {
         let router = Router::new()
             .route("/", get(|| async { "hello" }))
             .route("/big", get(|| async { Body::from(Bytes::from(vec![b'x'; BIG])) }))
+            .route("/refuse", axum::routing::post(|| async { StatusCode::TOO_MANY_REQUESTS }))
             .route("/echo", axum::routing::post(|body: Bytes| async move { body.len().to_string() }))
             .route(
                 "/who",
@@ -202,6 +211,130 @@ async fn a_body_that_does_not_arrive_ends_its_request() {
     let text = b"POST /echo HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 3\r\n\r\nabc";
     good.write_all(text).await.expect("sent");
     assert!(rest(&mut good).await.ends_with("\r\n\r\n3"));
+}
+
+/// Kinds of HTTP/2 frames (RFC 9113, section 6).
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+/// Flags of them.
+const ACK: u8 = 1;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// A client of HTTP/2 that writes what the test says and nothing else: its frames by hand.
+struct Frames(TcpStream);
+
+impl Frames {
+    async fn open(site: &Site) -> Self {
+        let mut client = Self(site.connect().await);
+        client.0.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("sent");
+        client.send(SETTINGS, 0, 0, &[]).await;
+        client
+    }
+
+    async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let length = u32::try_from(payload.len()).expect("small").to_be_bytes();
+        let mut frame = vec![length[1], length[2], length[3], kind, flags];
+        frame.extend_from_slice(&stream.to_be_bytes());
+        frame.extend_from_slice(payload);
+        self.0.write_all(&frame).await.expect("sent");
+    }
+
+    /// The head of `POST <path>`, in entries of HPACK's static table (RFC 7541, appendix A).
+    async fn post(&mut self, stream: u32, path: &str, flags: u8) {
+        let mut head = vec![0x83, 0x86, 0x01, 1, b'x', 0x04, u8::try_from(path.len()).expect("short")];
+        head.extend_from_slice(path.as_bytes());
+        self.send(HEADERS, END_HEADERS | flags, stream, &head).await;
+    }
+
+    /// The next frame that comes: its kind and stream.
+    async fn next(&mut self) -> (u8, u32) {
+        let mut head = [0; 9];
+        let read = tokio::time::timeout(PATIENCE, self.0.read_exact(&mut head)).await.expect("something comes");
+        read.expect("a frame");
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        self.0.read_exact(&mut vec![0; length as usize]).await.expect("the rest of a frame");
+        if head[3] == SETTINGS && head[4] & ACK == 0 {
+            self.send(SETTINGS, ACK, 0, &[]).await; // they hold from now on, its windows too
+        }
+        (head[3], u32::from_be_bytes([head[5], head[6], head[7], head[8]]))
+    }
+
+    /// Reads until the head of an answer has come on each of `wanted`; what else came meanwhile.
+    async fn answers(&mut self, mut wanted: BTreeSet<u32>) -> Vec<(u8, u32)> {
+        let mut others = Vec::new();
+        while !wanted.is_empty() {
+            let (kind, stream) = self.next().await;
+            assert_ne!(kind, GOAWAY, "{} are not answered; {others:?}", wanted.len());
+            if kind != HEADERS || !wanted.remove(&stream) {
+                others.push((kind, stream));
+            }
+        }
+        others
+    }
+}
+
+#[tokio::test]
+async fn what_is_still_on_its_way_when_a_request_is_refused_harms_no_other_of_its_connection() {
+    /// As many as may be open at once, nearly; together a little less than a connection may send without being asked for
+    /// more. There are more pieces than a connection may have errors.
+    const STREAMS: u32 = 120;
+    const PIECES: u32 = 15;
+    let site = Site::open(long(), None).await;
+    let mut client = Frames::open(&site).await;
+    let streams = || (0..STREAMS).map(|n| 2 * n + 1);
+    for stream in streams() {
+        client.post(stream, "/refuse", 0).await;
+    }
+    client.answers(streams().collect()).await;
+    // Whoever sends has not looked at the answers yet.
+    for _ in 0..PIECES {
+        for stream in streams() {
+            client.send(DATA, 0, stream, &[0; 520]).await;
+        }
+    }
+    for stream in streams() {
+        client.send(RST_STREAM, 0, stream, &8u32.to_be_bytes()).await;
+    }
+    client.post(2 * STREAMS + 1, "/refuse", END_STREAM).await;
+    let others = client.answers([2 * STREAMS + 1].into()).await;
+    assert!(others.iter().all(|(kind, _)| *kind != RST_STREAM), "{others:?}");
+}
+
+#[tokio::test]
+async fn a_refused_body_that_goes_on_is_taken_back_when_its_time_is_over_or_there_is_too_much_of_it() {
+    let site = Site::open(short(), None).await;
+    let mut silent = Frames::open(&site).await;
+    silent.post(1, "/refuse", 0).await;
+    silent.answers([1].into()).await;
+    while silent.next().await != (RST_STREAM, 1) {}
+
+    let site = Site::open(long(), None).await;
+    let mut deaf = Frames::open(&site).await;
+    deaf.post(1, "/refuse", 0).await;
+    deaf.answers([1].into()).await;
+    let mut pieces = 0;
+    loop {
+        // Half of a stream's window, after which the server says that there is room again.
+        for _ in 0..8 {
+            deaf.send(DATA, 0, 1, &[0; 16 << 10]).await;
+            pieces += 1;
+        }
+        let said = loop {
+            let (kind, stream) = deaf.next().await;
+            if stream == 1 && matches!(kind, RST_STREAM | WINDOW_UPDATE) {
+                break kind;
+            }
+        };
+        if said == RST_STREAM {
+            break;
+        }
+    }
+    assert!((64..=80).contains(&pieces), "{pieces} of 16 KiB");
 }
 
 #[tokio::test]

@@ -168,6 +168,10 @@ pub struct Cell {
     rows_bytes: i64,
     /// What the partition's numbers say of `rows_bytes`.
     rows_reported: i64,
+    /// The live state cannot be stored, and why: its session begins again from the last one that was.
+    spoiled: Option<String>,
+    /// Up to this sequence it is found out behind each event whether the state can be stored, for one of them spoils it.
+    probed_to: u64,
     trying: u64,
     firing: Firing,
     /// Questions that were asked, by the sequence and the name, as far as they are outstanding.
@@ -192,6 +196,8 @@ pub enum Collected {
     Share(CollectedShare),
     /// Events at or below the cut still wait.
     NotYet,
+    /// So does its session, which has to fail first: see [`Cell::spoiled`].
+    Spoiled,
     /// It has no share any more.
     Nothing,
 }
@@ -263,6 +269,8 @@ impl Cell {
             rows: Vec::new(),
             rows_bytes: 0,
             rows_reported: 0,
+            spoiled: None,
+            probed_to: 0,
             trying: 0,
             firing: Firing::default(),
             asked: Vec::new(),
@@ -395,8 +403,7 @@ impl Cell {
     /// state kills the process. Whether it works is told when it is asked for.
     pub fn rehearse(&self, factory: &Arc<dyn LogicFactory>, partition: u32) {
         if let Core::Live(core) = &self.core {
-            let again = core.encode(factory).and_then(|version| SessionCore::decode(factory, &version));
-            drop((again, core.answer(&**factory, &self.key, partition)));
+            drop((core.rehearse(factory), core.answer(&**factory, &self.key, partition)));
         }
     }
 
@@ -407,7 +414,8 @@ impl Cell {
     }
 
     /// Consumes queued events until the queue is empty, the turn is over, or an event fails. On an error the state is
-    /// gone and the shard restarts the session from [`Cell::recover`]; a panic of the handler has the same effect.
+    /// gone and the shard restarts the session from [`Cell::recover`]; a panic of the handler has the same effect, and so has
+    /// a state that is spoiled.
     pub fn turn(&mut self, factory: &Arc<dyn LogicFactory>, cut: u64) -> Result<Turn, Failure> {
         self.turn_of(factory, cut, TURN_EVENTS_MAX)
     }
@@ -417,6 +425,9 @@ impl Cell {
         let Core::Live(mut core) = std::mem::replace(&mut self.core, Core::Absent) else {
             return Ok(Turn { more: false, ..Turn::default() });
         };
+        if let Some(why) = &self.spoiled {
+            return Err(spoiled_before(core.applied(), why));
+        }
         let mut left = events_max;
         while left > 0 {
             let Some(seq) = self.inbox.front().map(Waiting::seq) else { break };
@@ -428,6 +439,11 @@ impl Cell {
             self.take_share(&core, factory, seq)?;
             self.trying = seq;
             let end = self.consume(&mut core, factory, seq)?; // an event that fails, or panics, stays in the queue
+            if seq <= self.probed_to
+                && let Err(error) = core.rehearse(factory)
+            {
+                return Err(self.fail_to_store(seq, end, &error));
+            }
             let stored = match self.inbox.pop_front() {
                 Some(Waiting::Event(event)) => Some(event.get().event().stored),
                 Some(Waiting::Gone(_)) | None => None,
@@ -526,6 +542,15 @@ impl Cell {
         failure
     }
 
+    /// Behind event `seq`, which was consumed, the state cannot be stored. If it was given up, it was a timer due before it.
+    fn fail_to_store(&mut self, seq: u64, end: End, error: &StateError) -> Failure {
+        let text = format!("the state that it leads to cannot be stored: {}", error.0);
+        let failure = self.failed(seq, Reason::Error, text, None);
+        let failure = Failure { in_timer: matches!(end, End::Dead(_)), ..failure };
+        self.failure = Some(failure.clone());
+        failure
+    }
+
     /// What failed, a timer if one was being tried.
     fn failed(&mut self, seq: u64, reason: Reason, text: String, retry_after: Option<Duration>) -> Failure {
         let timer = self.firing.trying.take();
@@ -574,8 +599,15 @@ impl Cell {
         if let Share::Due(cut) = self.share
             && next > cut
         {
-            self.trying = next;
-            let version = core.encode(factory).map_err(|e| self.fail(next, Reason::Error, e.0, None))?;
+            let version = match core.encode(factory) {
+                Ok(version) => version,
+                Err(error) => {
+                    let failure = spoiled_before(core.applied(), &error.0);
+                    self.spoiled = Some(error.0);
+                    self.trying = 0; // nobody is to blame yet
+                    return Err(failure);
+                }
+            };
             self.share = Share::Taken(version);
             self.dirty = false;
         }
@@ -583,34 +615,40 @@ impl Cell {
     }
 
     /// The share for checkpoint `tag`.
-    pub fn collect_share(&mut self, factory: &Arc<dyn LogicFactory>, tag: Tag) -> Result<Collected, StateError> {
+    pub fn collect_share(&mut self, factory: &Arc<dyn LogicFactory>, tag: Tag) -> Collected {
         let version = match std::mem::replace(&mut self.share, Share::None) {
             Share::Taken(version) if self.trying == 0 => version,
             Share::Taken(version) => {
                 self.share = Share::Taken(version); // the turn failed: first its shard books what is in the share
-                return Ok(Collected::NotYet);
+                return Collected::NotYet;
             }
             Share::Due(cut) => {
                 let waits = self.next_waiting().is_some_and(|seq| seq <= cut);
                 match &self.core {
-                    Core::Live(core) if !waits => {
-                        let version = core.encode(factory)?;
-                        self.dirty = false;
-                        version
-                    }
+                    Core::Live(core) if !waits => match core.encode(factory) {
+                        Ok(version) => {
+                            self.dirty = false;
+                            version
+                        }
+                        Err(error) => {
+                            self.share = Share::Due(cut);
+                            self.spoiled = Some(error.0);
+                            return Collected::Spoiled;
+                        }
+                    },
                     Core::Frozen(version) if !waits => {
                         self.dirty = false;
                         version.clone()
                     }
                     _ => {
                         self.share = Share::Due(cut);
-                        return Ok(Collected::NotYet);
+                        return Collected::NotYet;
                     }
                 }
             }
-            Share::None => return Ok(Collected::Nothing),
+            Share::None => return Collected::Nothing,
         };
-        Ok(Collected::Share(self.give(tag, version, None)))
+        Collected::Share(self.give(tag, version, None))
     }
 
     /// Gives `version` to checkpoint `tag`, with what was emitted on the way to it.
@@ -628,23 +666,30 @@ impl Cell {
 
     /// The share of a key that does not come as far as the cut in time: its last good state, and what it still owes, which
     /// the checkpoint leaves to a later one; or not yet, when that is not possible either.
-    pub fn collect_lagging(&mut self, factory: &Arc<dyn LogicFactory>, tag: Tag) -> Result<Collected, StateError> {
-        let Share::Due(cut) = self.share else { return Ok(Collected::NotYet) };
+    pub fn collect_lagging(&mut self, factory: &Arc<dyn LogicFactory>, tag: Tag) -> Collected {
+        let Share::Due(cut) = self.share else { return Collected::NotYet };
         let owed = self.owed(cut);
         let Some(first) = owed.first().copied().filter(|_| owed.len() <= OWED_EVENTS_MAX) else {
-            return Ok(Collected::NotYet);
+            return Collected::NotYet;
         };
         let version = match (&self.core, &self.committed) {
-            (Core::Live(core), _) => core.encode(factory)?,
-            (Core::Absent, Some((_, version))) if self.recovering => version.clone(),
-            (Core::Absent, None) if self.recovering => SessionCore::new(factory)?.encode(factory)?,
-            _ => return Ok(Collected::NotYet), // its state is still on its way from the store
+            (Core::Live(core), _) => core.encode(factory),
+            (Core::Absent, Some((_, version))) if self.recovering => Ok(version.clone()),
+            (Core::Absent, None) if self.recovering => SessionCore::new(factory).and_then(|core| core.encode(factory)),
+            _ => return Collected::NotYet, // its state is still on its way from the store
         };
-        let version = record::with_owed(&version, &owed).map_err(|e| StateError(e.to_string()))?;
+        let version = match version {
+            Ok(version) => version,
+            Err(error) => {
+                self.spoiled = Some(error.0);
+                return Collected::Spoiled;
+            }
+        };
+        let Ok(version) = record::with_owed(&version, &owed) else { return Collected::NotYet }; // it was encoded here
         self.share = Share::None;
         self.lagged_at = Some(cut);
         self.dirty = true; // the next checkpoint tries again
-        Ok(Collected::Share(self.give(tag, version, Some(first))))
+        Collected::Share(self.give(tag, version, Some(first)))
     }
 
     /// The checkpoint under way is acknowledged: what it wrote is now the committed version.
@@ -672,10 +717,16 @@ impl Cell {
         !self.awake && !self.has_any() && matches!(self.core, Core::Live(_))
     }
 
-    /// Replaces the live state by its encoding. Fails, changing nothing, when the state cannot be encoded.
-    pub fn freeze(&mut self, factory: &Arc<dyn LogicFactory>, partition: u32) -> Result<(), StateError> {
+    /// Replaces the live state by its encoding; false, and it is spoiled, where it has none.
+    pub fn freeze(&mut self, factory: &Arc<dyn LogicFactory>, partition: u32) -> bool {
         if let Core::Live(core) = &self.core {
-            let version = core.encode(factory)?;
+            let version = match core.encode(factory) {
+                Ok(version) => version,
+                Err(error) => {
+                    self.spoiled = Some(error.0);
+                    return false;
+                }
+            };
             if self.unpublished.is_some() {
                 self.frozen_answer =
                     core.answer(&**factory, &self.key, partition).map(|answer| (core.applied(), answer));
@@ -686,16 +737,25 @@ impl Cell {
             self.core = Core::Frozen(version);
             self.inbox = VecDeque::new();
         }
-        Ok(())
+        true
     }
 
-    /// Brings a frozen state back.
-    pub fn thaw(&mut self, factory: &Arc<dyn LogicFactory>) -> Result<(), StateError> {
+    /// Brings a frozen state back; false, and it is spoiled, where it cannot be read again.
+    pub fn thaw(&mut self, factory: &Arc<dyn LogicFactory>) -> bool {
         if let Core::Frozen(version) = &self.core {
-            self.core = Core::Live(Box::new(SessionCore::decode(factory, version)?));
+            match SessionCore::decode(factory, version) {
+                Ok(core) => self.core = Core::Live(Box::new(core)),
+                Err(error) => self.spoiled = Some(error.0),
+            }
             self.frozen_answer = None;
         }
-        Ok(())
+        self.spoiled.is_none()
+    }
+
+    /// The state cannot be stored, and why: some event since the last one that was has spoiled it. The session has to fail,
+    /// and its events since then are tried again, one by one, until it is known which.
+    pub fn spoiled(&self) -> Option<&str> {
+        self.spoiled.as_deref()
     }
 
     /// Bytes held for this key while it is not resident.
@@ -793,13 +853,19 @@ impl Cell {
     }
 
     /// Restores the newest state that is still there. What was consumed behind it is undone: its sequences are returned,
-    /// to be read again before anything else, with the counts to take back.
-    pub fn recover(&mut self, factory: &Arc<dyn LogicFactory>, cut: u64) -> Result<Recovery, StateError> {
-        let core = match self.newest_version() {
-            Some(version) => SessionCore::decode(factory, version)?,
-            None => SessionCore::new(factory)?,
+    /// to be read again before anything else, with the counts to take back. So they are when that state cannot be read, or
+    /// not be stored either.
+    pub fn recover(&mut self, factory: &Arc<dyn LogicFactory>, cut: u64) -> Recovery {
+        self.core = Core::Absent;
+        if self.spoiled.take().is_some() {
+            self.probed_to = self.history.last().map_or(self.probed_to, |(seq, _)| self.probed_to.max(*seq));
+        }
+        let (applied, core) = match self.newest_version() {
+            Some(version) => (record::applied_of(version), SessionCore::decode(factory, version)),
+            None => (0, SessionCore::new(factory)),
         };
-        let applied = core.applied();
+        let is_probed = applied < self.probed_to;
+        let core = core.and_then(|core| if is_probed { core.rehearse(factory).map(|()| core) } else { Ok(core) });
         let keep = self.history.partition_point(|(seq, _)| *seq <= applied);
         let (mut within, mut behind) = (Counts::default(), Counts::default());
         for (i, (seq, end)) in self.history.iter().enumerate().skip(keep) {
@@ -817,7 +883,7 @@ impl Cell {
         // What the failed turn had consumed and the recovered state contains was not reported yet.
         let dead = std::mem::take(&mut self.dead).into_iter().filter(|letter| letter.seq <= applied).collect();
         let unreported = self.count(cut);
-        Ok(Recovery { core: Box::new(core), again, counts: within, counts_behind: behind, unreported, dead })
+        Recovery { core: core.map(Box::new), again, counts: within, counts_behind: behind, unreported, dead }
     }
 
     /// Everything that waits is to be read again, behind `first`: who waits for a restart holds no events.
@@ -858,14 +924,20 @@ impl Cell {
     }
 }
 
+/// The state as of `applied` turned out to be spoiled when it was wanted: no event is to blame yet.
+fn spoiled_before(applied: u64, why: &str) -> Failure {
+    let text = format!("the state cannot be stored: {why}");
+    Failure { seq: applied, reason: Reason::Error, text, in_timer: false, retry_after: None }
+}
+
 fn bytes_of(rows: &[EmittedRow]) -> i64 {
     rows.iter().map(EmittedRow::size).sum::<usize>() as i64
 }
 
 /// What [`Cell::recover`] undid.
 pub struct Recovery {
-    /// The recovered state, for [`Cell::resume`].
-    pub core: Box<SessionCore>,
+    /// The recovered state, for [`Cell::resume`]; without one the cell must [abandon](Cell::abandon) what waits.
+    pub core: Result<Box<SessionCore>, StateError>,
     /// Sequences whose effects it undid; they are parked.
     pub again: Vec<u64>,
     /// Counts to take back, at or below the cut.

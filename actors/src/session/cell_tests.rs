@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use serde_json::{Value, json};
 
 use super::*;
@@ -12,11 +12,25 @@ use crate::{
     ports::LogRecord,
 };
 
-/// Counts; puts off events that say so.
+/// Counts; puts off events that say so, and takes a state from others that cannot be stored.
 struct Counter;
 
 #[derive(Default, Serialize, Deserialize)]
-struct Count(u64);
+struct Count(#[serde(serialize_with = "unless_sour", deserialize_with = "unless_bitter")] u64);
+
+/// Counts from here on cannot be encoded ...
+const SOUR: u64 = 1_000_000;
+/// ... and those from here on not be read again.
+const BITTER: u64 = 1_000;
+
+fn unless_sour<S: Serializer>(count: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    if *count >= SOUR { Err(ser::Error::custom("sour")) } else { serializer.serialize_u64(*count) }
+}
+
+fn unless_bitter<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let count = u64::deserialize(deserializer)?;
+    if count >= BITTER { Err(de::Error::custom("bitter")) } else { Ok(count) }
+}
 
 impl State for Count {}
 
@@ -30,7 +44,7 @@ impl Handler for Counter {
     }
 
     fn on_event(&self, count: &mut Count, event: EventRef<'_>, _: &mut Context<'_>) -> Result<(), Fault> {
-        count.0 += 1;
+        count.0 += event.value_named("more").and_then(|more| more.raw.parse::<u64>().ok()).unwrap_or(1);
         if event.value_named("later").is_some() { Err(Fault::Retry(Duration::from_secs(10))) } else { Ok(()) }
     }
 
@@ -71,7 +85,7 @@ fn cell(factory: &Arc<dyn LogicFactory>) -> Cell {
 
 fn share(cell: &mut Cell, factory: &Arc<dyn LogicFactory>) -> CollectedShare {
     match cell.collect_share(factory, TAG) {
-        Ok(Collected::Share(share)) => share,
+        Collected::Share(share) => share,
         _ => panic!("it has a share"),
     }
 }
@@ -84,7 +98,7 @@ fn failed_behind_the_cut(factory: &Arc<dyn LogicFactory>) -> Cell {
     cell.push(put_off(160), &KeyLimits::default());
     assert!(cell.turn(factory, 150).is_err());
     assert!(cell.failure(String::new).is_some());
-    cell.recover(factory, 150).expect("the state of the share");
+    cell.recover(factory, 150).core.expect("the state of the share");
     assert_eq!(record::applied_of(&share(&mut cell, factory).version), 100);
     cell
 }
@@ -119,7 +133,7 @@ fn what_may_not_be_shown_yet_is_said_to_be_hidden() {
     other.push(put_off(160), &KeyLimits::default());
     assert!(other.turn(&factory, u64::MAX).is_err());
     assert!(other.failure(String::new).is_some());
-    other.recover(&factory, u64::MAX).expect("a new state");
+    other.recover(&factory, u64::MAX).core.expect("a new state");
     assert_eq!((other.hidden_from(), other.has_given(99), other.has_given(100)), (None, true, false));
 }
 
@@ -139,4 +153,128 @@ fn a_key_that_has_passed_what_an_earlier_owner_published_is_shown_while_newer_ev
     assert_eq!((answer.map(|(seq, since, _)| (seq, since)), cell.hidden_from()), (Some((110, Timestamp(100))), None));
     cell.turn(&factory, u64::MAX).expect("a turn");
     assert_eq!(cell.hidden_from(), Some(160));
+}
+
+fn sour(seq: u64) -> QueuedEvent {
+    event(seq, r#"{"key":"u","more":1000000}"#)
+}
+
+fn bitter(seq: u64) -> QueuedEvent {
+    event(seq, r#"{"key":"u","more":1000}"#)
+}
+
+/// What a shard does with a cell whose session has failed; each event has two attempts. Returns what was given up.
+fn begin_again(cell: &mut Cell, factory: &Arc<dyn LogicFactory>, log: &[QueuedEvent]) -> Vec<DeadLetter> {
+    let error = match cell.recover(factory, u64::MAX).core {
+        Ok(core) => {
+            cell.resume(core);
+            None
+        }
+        Err(error) => Some(error.0),
+    };
+    let letters = error.as_deref().map(|error| cell.abandon(error)).unwrap_or_default();
+    assert!(letters.is_empty(), "all of it has to be read again first");
+    if let Some((number, seqs)) = cell.fetch() {
+        let again = log.iter().filter(|event| seqs.contains(&event.seq())).cloned().collect();
+        cell.fetched(number, &seqs, again);
+    }
+    error.map(|error| cell.abandon(&error)).unwrap_or_default()
+}
+
+/// Lets a cell try until all of `log` has ended in some way; the sequences that were given up.
+fn until_all_ended(cell: &mut Cell, factory: &Arc<dyn LogicFactory>, log: &[QueuedEvent]) -> Vec<u64> {
+    let mut dead = Vec::new();
+    for _ in 0..20 {
+        let letters = match cell.turn(factory, u64::MAX) {
+            Ok(turn) if !cell.has_any() => {
+                dead.extend(turn.dead.iter().map(|letter| letter.seq));
+                return dead;
+            }
+            Ok(turn) => turn.dead,
+            Err(_) => {
+                if let Some(failure) = cell.failure(String::new) {
+                    cell.blame(&failure, 2);
+                }
+                begin_again(cell, factory, log)
+            }
+        };
+        dead.extend(letters.iter().map(|letter| letter.seq));
+    }
+    panic!("it does not end; {dead:?}");
+}
+
+fn count_of(cell: &mut Cell, factory: &Arc<dyn LogicFactory>) -> (u64, u64) {
+    assert!(cell.begin_share(u64::MAX - 1));
+    let version = share(cell, factory).version;
+    let stored: Count =
+        rmp_serde::from_slice(&record::decode_version(&version).expect("a version").payload).expect("a count");
+    (record::applied_of(&version), stored.0)
+}
+
+#[test]
+fn of_events_behind_which_the_state_cannot_be_encoded_only_the_culprit_is_given_up() {
+    let factory = factory();
+    // Found out by a checkpoint, by the first event behind its cut, by one that the key lags in, or by an eviction.
+    for found_by in ["share", "next", "lagging", "eviction"] {
+        let mut cell = cell(&factory);
+        let mut log = vec![fine(1), sour(2), fine(3)];
+        log.iter().for_each(|event| drop(cell.push(event.clone(), &KeyLimits::default())));
+        cell.turn(&factory, u64::MAX).expect("nobody knows yet");
+        match found_by {
+            "share" => {
+                assert!(cell.begin_share(3));
+                assert!(matches!(cell.collect_share(&factory, TAG), Collected::Spoiled));
+            }
+            "next" => {
+                assert!(cell.begin_share(3));
+                log.push(fine(4));
+                cell.push(fine(4), &KeyLimits::default());
+            }
+            "lagging" => {
+                log.push(fine(4));
+                cell.push(fine(4), &KeyLimits::default());
+                assert!(cell.begin_share(4));
+                assert!(matches!(cell.collect_lagging(&factory, TAG), Collected::Spoiled));
+            }
+            _ => assert!(!cell.freeze(&factory, 0)),
+        }
+        assert_eq!(until_all_ended(&mut cell, &factory, &log), [2], "{found_by}");
+        let expected = (log.len() as u64, log.len() as u64 - 1);
+        assert_eq!(count_of(&mut cell, &factory), expected, "{found_by}: the others count");
+        assert_eq!(cell.counted, cell.history.len());
+    }
+}
+
+#[test]
+fn a_state_that_cannot_be_read_again_after_an_eviction_costs_only_the_culprit() {
+    let factory = factory();
+    let mut cell = cell(&factory);
+    let log = [fine(1), bitter(2), fine(3)];
+    log.iter().for_each(|event| drop(cell.push(event.clone(), &KeyLimits::default())));
+    cell.turn(&factory, u64::MAX).expect("nobody knows yet");
+    assert!(cell.freeze(&factory, 0) && !cell.thaw(&factory));
+    assert!(begin_again(&mut cell, &factory, &log).is_empty());
+    assert_eq!(until_all_ended(&mut cell, &factory, &log), [2]);
+    assert_eq!(count_of(&mut cell, &factory), (3, 2));
+}
+
+#[test]
+fn where_not_even_the_stored_state_can_be_read_what_came_behind_it_is_given_up_and_not_lost() {
+    let factory = factory();
+    let mut cell = cell(&factory);
+    cell.push(bitter(1), &KeyLimits::default());
+    cell.turn(&factory, u64::MAX).expect("nobody knows yet");
+    assert_eq!(applied_of_share(&mut cell, &factory), 1);
+    cell.acknowledge();
+    let log = [fine(2), put_off(3)];
+    log.iter().for_each(|event| drop(cell.push(event.clone(), &KeyLimits::default())));
+    assert!(cell.turn(&factory, u64::MAX).is_err());
+    assert!(cell.failure(String::new).is_some());
+    let dead: Vec<_> = begin_again(&mut cell, &factory, &log).iter().map(|letter| letter.seq).collect();
+    assert_eq!(dead, [2, 3], "event 2 was in a state that is lost");
+}
+
+fn applied_of_share(cell: &mut Cell, factory: &Arc<dyn LogicFactory>) -> u64 {
+    assert!(cell.begin_share(u64::MAX - 1));
+    record::applied_of(&share(cell, factory).version)
 }

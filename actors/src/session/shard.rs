@@ -474,10 +474,11 @@ impl ShardState {
             let Some(slot) = self.slots.peek(key.as_str()) else { continue };
             let frozen = matches!(lock(&slot.cell).core, Core::Frozen(_));
             if frozen {
-                let thawed = lock(&slot.cell).thaw(&self.args.factory);
-                match thawed {
-                    Ok(()) => self.start_session(myself, &key, "hydrate").await,
-                    Err(error) => self.unreadable(myself, &key, error.0),
+                let is_thawed = lock(&slot.cell).thaw(&self.args.factory);
+                if is_thawed {
+                    self.start_session(myself, &key, "hydrate").await;
+                } else {
+                    self.begin_again(myself, &key, Duration::ZERO);
                 }
             } else if self.started_empty && self.seen.insert(crate::key::hash_of(key.as_str().as_bytes())) {
                 self.hydrate(myself, key, None).await;
@@ -604,12 +605,12 @@ impl ShardState {
         if !matches!(&slot.phase, Phase::Live(session) if session.get_id() == id) {
             return; // a predecessor that was ending anyway
         }
-        let cut = lock(&self.desk.books).cut;
         let mut cell = lock(&slot.cell);
         let failure = cell.failure(|| error.to_owned());
         let cause = match failure {
             Some(Failure { reason: Reason::Panic, .. }) => Cause::Panic,
             Some(_) => Cause::Error,
+            None if cell.spoiled().is_some() => Cause::Error,
             None => Cause::Killed,
         };
         observe::restarted("session", cause);
@@ -632,32 +633,61 @@ impl ShardState {
                 "a session failed and starts again"
             );
         }
+        drop(cell);
+        self.begin_again(myself, &key, wait);
+    }
+
+    /// Takes a session whose state is lost back to the last one that is still there, and starts it again after `wait`.
+    fn begin_again(&mut self, myself: &ActorRef<ShardMsg>, key: &Key, wait: Duration) {
+        let Some(slot) = self.slots.peek(key.as_str()) else { return };
+        let cut = lock(&self.desk.books).cut;
+        let mut cell = lock(&slot.cell);
+        if let Some(error) = cell.spoiled() {
+            tracing::error!(
+                partition = self.args.partition,
+                error,
+                "a state cannot be stored; the events since the last one that was are tried again, one by one"
+            );
+        }
         let parked = cell.parked();
-        let recovery = cell.recover(&self.args.factory, cut);
+        let Recovery { core, again, counts, counts_behind, unreported, dead } = cell.recover(&self.args.factory, cut);
         let parked = cell.parked() as i64 - parked as i64;
         let rows_change = cell.rows_change();
         drop(cell);
-        lock(&self.desk.books).rows_change += rows_change;
+        let (phase, error) = match core {
+            Ok(core) => (Phase::Recovering(Some(core)), None),
+            Err(error) => (Phase::Recovering(None), Some(error.0)),
+        };
+        slot.phase = phase;
         self.args.status.parked.fetch_add(parked, Ordering::Relaxed);
-        match recovery {
-            Err(error) => self.unreadable(myself, &key, error.0),
-            Ok(Recovery { core, again, counts, counts_behind, unreported, dead }) => {
-                slot.phase = Phase::Recovering(Some(core));
-                self.take_back(&key, &again, &counts, &counts_behind);
-                let mut books = lock(&self.desk.books);
-                books.counts.merge(&unreported.0);
-                books.counts_behind.merge(&unreported.1);
-                books.unreported.merge(&unreported.0);
-                books.unreported.merge(&unreported.1);
-                books.dead.extend(dead);
-                drop(books);
-                let myself = myself.clone();
-                tokio::spawn(async move {
-                    tokio::time::sleep(wait).await;
-                    // The shard is gone only when the whole partition is going.
-                    drop(myself.cast(ShardMsg::Restart(key)));
-                });
-            }
+        self.take_back(key, &again, &counts, &counts_behind);
+        let mut books = lock(&self.desk.books);
+        books.rows_change += rows_change;
+        books.counts.merge(&unreported.0);
+        books.counts_behind.merge(&unreported.1);
+        books.unreported.merge(&unreported.0);
+        books.unreported.merge(&unreported.1);
+        books.dead.extend(dead);
+        drop(books);
+        if let Some(error) = error {
+            return self.unreadable(myself, key, error);
+        }
+        let (myself, key) = (myself.clone(), key.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(wait).await;
+            // The shard is gone only when the whole partition is going.
+            drop(myself.cast(ShardMsg::Restart(key)));
+        });
+    }
+
+    /// Lets the session fail whose state turned out to be spoiled while it had nothing to do.
+    fn fail_spoiled(&mut self, key: &Key) {
+        let Some(slot) = self.slots.peek(key.as_str()) else { return };
+        if let Phase::Live(session) = &slot.phase
+            && !std::mem::replace(&mut lock(&slot.cell).awake, true)
+        {
+            // One that just failed by itself begins again anyway.
+            drop(session.cast(Wake));
         }
     }
 
@@ -772,10 +802,10 @@ impl ShardState {
     fn evict(&mut self, key: &Key) -> bool {
         let Some(slot) = self.slots.remove(key.as_str()) else { return false };
         let mut cell = lock(&slot.cell);
-        if let Err(error) = cell.freeze(&self.args.factory, self.args.partition) {
-            tracing::error!(error = error.0, "a session cannot be evicted: its state cannot be encoded");
+        if !cell.freeze(&self.args.factory, self.args.partition) {
             drop(cell);
             self.slots.insert(key.clone(), slot);
+            self.fail_spoiled(key);
             return false;
         }
         let keep = !cell.is_clean();
@@ -822,6 +852,7 @@ impl ShardState {
             shares.done = Some(Default::default());
             return shares;
         };
+        let mut spoiled = Vec::new();
         for _ in 0..barrier.waiting.len() {
             if shares.states.len() + shares.answers.len() + 3 > max {
                 break;
@@ -829,7 +860,7 @@ impl ShardState {
             let Some(shared) = barrier.waiting.pop_front() else { break };
             let mut cell = lock(&shared);
             let mut collected = cell.collect_share(&self.args.factory, barrier.tag);
-            if matches!(collected, Ok(Collected::NotYet))
+            if matches!(collected, Collected::NotYet)
                 && barrier.lagging < LAGGING_KEYS_MAX
                 && barrier.began.elapsed() >= self.args.limits.lagging_after
             {
@@ -837,7 +868,7 @@ impl ShardState {
             }
             let mut hidden_from = None;
             match collected {
-                Ok(Collected::Share(share)) => {
+                Collected::Share(share) => {
                     let committed = share.committed.as_ref().map(|(tag, version)| (*tag, &version[..]));
                     let record = record::encode_state(committed, barrier.tag, &share.version);
                     let name = RecordKey::State(self.args.partition, cell.key().clone());
@@ -857,20 +888,24 @@ impl ShardState {
                     drop(cell);
                     self.in_flight.push(shared);
                 }
-                Ok(Collected::NotYet) => {
+                Collected::NotYet => {
                     drop(cell);
                     barrier.waiting.push_back(shared);
                 }
-                Ok(Collected::Nothing) => {}
-                Err(error) => {
-                    hidden_from = cell.hidden_from();
-                    tracing::error!(error = error.0, "a state cannot be encoded; its last version stays");
+                Collected::Spoiled => {
+                    spoiled.push(cell.key().clone());
+                    drop(cell);
+                    barrier.waiting.push_back(shared);
                 }
+                Collected::Nothing => {}
             }
             shares.hidden_from = shares.hidden_from.into_iter().chain(hidden_from).min();
         }
-        if barrier.waiting.is_empty() {
-            let cut = barrier.cut;
+        let (is_done, cut) = (barrier.waiting.is_empty(), barrier.cut);
+        for key in &spoiled {
+            self.fail_spoiled(key);
+        }
+        if is_done {
             self.barrier = None;
             self.report();
             let mut books = lock(&self.desk.books);

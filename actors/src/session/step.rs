@@ -255,6 +255,11 @@ impl SessionCore {
         failed.map(|()| version)
     }
 
+    /// Finds out whether the state can be stored: encoded, and read again.
+    pub fn rehearse(&self, factory: &Arc<dyn LogicFactory>) -> Result<(), StateError> {
+        self.encode(factory).and_then(|version| Self::decode(factory, &version)).map(drop)
+    }
+
     /// The feature answer as it is stored; `None` when the handler panics over it.
     pub fn answer(&self, factory: &dyn LogicFactory, key: &Key, partition: u32) -> Option<Bytes> {
         let head = answer::Head { key, partition, event_time: self.event_time, seq: self.applied };

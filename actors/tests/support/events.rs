@@ -21,7 +21,7 @@ pub fn event(key: &str, id: u64) -> NewRecord {
 
 /// One that makes the handler do `what`: `panic`, `crash`, `reject`, `retry`, or one of these with a number of tries
 /// after which it succeeds (`crash 2`), or `wait <milliseconds>`: retried once after that time, or `kill`: the process ends
-/// (`kill 2`: only the first two times), or `spoil`: the process that reads the key's state again ends, or
+/// (`kill 2`: only the first two times), or `sour`: the state that it leads to cannot be encoded, or `spoil`: the process that reads the key's state again ends, or
 /// `hold`: it does not come back while [`super::handler::Counting::held`] is set, or `timer <name> <minutes>`: a timer is set,
 /// `bad` to crash and `no` to be rejected when it fires, `again` to set itself; or `ask <name>`: the world outside is asked.
 pub fn doing(what: &str, key: &str, id: u64) -> NewRecord {
@@ -97,6 +97,8 @@ impl Sender {
                 .get(random.range(0, REJECTED_MAX as u64) as usize)
                 .cloned()
                 .unwrap_or_else(|| event(&key, id)),
+            30 => doing("sour", &key, id),
+            31 => doing("sour 1", &key, id),
             _ => at_hour(random.range(0, 3), &key, id),
         }
     }

@@ -44,6 +44,8 @@ pub struct Expect {
     emitted: BTreeMap<(u64, u16), TallyRow>,
     /// Keys with an event that was given up because processes ended from outside, twice, while it was tried alone.
     unlucky: BTreeSet<String>,
+    /// The first event of a key that was given up because its state could not be stored, which is found out later.
+    soured: BTreeMap<String, u64>,
 }
 
 fn letter_of(world: &World, seq: u64) -> Option<Reason> {
@@ -140,12 +142,15 @@ impl Expect {
                 _ if matches!(&answered, Some((name, ..)) if name == "reject") => Some((Reason::Reject, 1)),
                 _ if matches!(&answered, Some((name, ..)) if name == "crash") => Some((Reason::Error, attempts)),
                 "panic" if fails => Some((Reason::Panic, attempts)),
-                "crash" | "retry" if fails => Some((Reason::Error, attempts)),
+                "crash" | "retry" | "sour" if fails => Some((Reason::Error, attempts)),
                 "reject" => Some((Reason::Reject, 1)),
                 "kill" if said.is_empty() => Some((Reason::Killer, LONE_DEATHS_MAX)),
                 "hold" if said == "for good" => Some((Reason::Stuck, 1)),
                 _ => None,
             };
+            if what == "sour" && end.is_some() {
+                expect.soured.entry(key.clone()).or_insert(record.seq);
+            }
             if is_bad || matches!(end, Some((Reason::Killer | Reason::Stuck, _))) {
                 *timers = before.into_iter().filter(|(_, due)| *due > now).collect();
             } else {
@@ -304,8 +309,10 @@ impl Expect {
 
     /// Every answer ever published was true at its sequence.
     pub fn check_answers(&self, world: &World) {
-        // An unlucky event may have been published before it was given up.
-        for answer in world.answers().into_iter().filter(|answer| !self.unlucky.contains(&answer.key)) {
+        // What is given up later may have been published before.
+        let may_be_untrue =
+            |key: &str, seq| self.unlucky.contains(key) || self.soured.get(key).is_some_and(|at| seq >= *at);
+        for answer in world.answers().into_iter().filter(|answer| !may_be_untrue(&answer.key, answer.seq)) {
             let history = self.keys.get(&answer.key).expect("a key of the log");
             let at = history.binary_search_by_key(&answer.seq, |(seq, _)| *seq);
             let at = at.unwrap_or_else(|_| panic!("{answer:?} is of a sequence that the key does not have"));

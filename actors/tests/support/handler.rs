@@ -157,6 +157,8 @@ struct Session {
     life: Arc<Life>,
     tally: Tally,
     spoiled: bool,
+    /// It cannot be encoded.
+    sour: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -209,6 +211,7 @@ impl LogicFactory for Factory {
             life: Arc::clone(&self.life),
             tally: Tally::default(),
             spoiled: false,
+            sour: false,
         })
     }
 
@@ -224,6 +227,7 @@ impl LogicFactory for Factory {
             life: Arc::clone(&self.life),
             tally: stored.tally,
             spoiled: stored.spoiled,
+            sour: false,
         }))
     }
 }
@@ -286,6 +290,10 @@ impl Logic for Session {
                 }
                 Ok(())
             }
+            "sour" => {
+                self.sour |= fails;
+                Ok(())
+            }
             "spoil" => {
                 self.spoiled = true;
                 Ok(())
@@ -316,6 +324,9 @@ impl Logic for Session {
     }
 
     fn encode(&self, out: &mut Vec<u8>) -> Result<(), StateError> {
+        if self.sour {
+            return Err(StateError("told to be sour".to_owned()));
+        }
         let stored = Stored { tally: self.tally, pad: "x".repeat(self.counting.pad), spoiled: self.spoiled };
         rmp_serde::encode::write_named(out, &stored).map_err(|e| StateError(e.to_string()))
     }

@@ -34,7 +34,7 @@ use support::{
     expect::Expect,
     gate::{Life, Mode, Step},
     handler::Counting,
-    meter::counter,
+    meter::{counter, gauge},
     random::Random,
     table::{Lines, table},
     world::World,
@@ -1138,6 +1138,27 @@ fn a_backend_that_refuses_everything_holds_up_nothing() {
 #[test]
 fn a_backend_that_never_answers_holds_up_nothing() {
     a_backend_that_stops_holds_up_nothing(Mode::Hang);
+}
+
+#[test]
+fn what_the_backend_lacks_is_shown_while_it_is_put() {
+    let world = World::new();
+    let engine = Engine::start(&world, &with_backend(u64::MAX));
+    world.append(round_robin(300, 0, 300));
+    engine.settle();
+    wait_complete(&world, &engine);
+    engine.kill();
+    world.backend.kill(); // it has nothing any more: all answers are put, some three in a call
+    world.backend.gate.set(Mode::Slow(Duration::from_millis(100)));
+    let before = counter("keyloom_backend_resyncs_total");
+    let engine = Engine::start(&world, &with_backend(u64::MAX));
+    let lag = || gauge(&format!("keyloom_backend_lag_seconds {}", world.partition)).unwrap_or_default();
+    engine.wait("the lag grows", || lag() > 1.5);
+    assert!(world.lacks_in_backend().is_some(), "it is still being put");
+    assert!(counter("keyloom_backend_resyncs_total") > before);
+    world.backend.gate.set(Mode::Open);
+    wait_in_backend(&world, &engine);
+    engine.wait("nothing is left", || lag() == 0.0);
 }
 
 #[test]

@@ -28,8 +28,8 @@ pub struct Status {
     applied: AtomicI64,
     duplicate: AtomicI64,
     dead: [AtomicI64; crate::dead_letter::Reason::ALL.len()],
-    /// Counters of the checkpoint that this process started from.
-    base: Mutex<Counters>,
+    /// Counters of the checkpoint that this process started from; `None` while it has not read it.
+    base: Mutex<Option<Counters>>,
     /// Last sequence handed to the shards.
     pub routed: AtomicU64,
     /// Cut of the last committed checkpoint; set by [`Status::committed`].
@@ -117,6 +117,7 @@ struct Outbox {
 impl Status {
     /// Starts from a checkpoint; `owed_from` as in [`Status::committed`].
     pub fn start_from(&self, base: &Counters, cut: u64, owed_from: u64) {
+        let mut held = lock(&self.base); // whoever sums up sees all of this or nothing
         for live in [&self.applied, &self.duplicate].into_iter().chain(&self.dead) {
             live.store(0, Ordering::Relaxed);
         }
@@ -127,7 +128,7 @@ impl Status {
         self.rows_bytes.store(0, Ordering::Relaxed);
         self.committed(cut, owed_from);
         self.routed.store(cut, Ordering::Relaxed);
-        *lock(&self.base) = base.clone();
+        *held = Some(base.clone());
     }
 
     /// A checkpoint counts, and all that it publishes is published: up to `cut`, except what is owed or could not be
@@ -161,13 +162,19 @@ impl Status {
 
     /// Ends of all events since the log began, this process's so far included.
     pub fn counters(&self) -> Counters {
+        self.known_counters().unwrap_or_default()
+    }
+
+    /// The same; `None` before the partition's first start in this process, when nobody has read what was counted earlier.
+    pub fn known_counters(&self) -> Option<Counters> {
+        let base = lock(&self.base);
         let read = |n: &AtomicI64| n.load(Ordering::Relaxed).max(0) as u64;
         let (applied, duplicate, dropped) = (read(&self.applied), read(&self.duplicate), read(&self.dropped));
         let mut counts = Counts { applied, duplicate, dropped, ..Counts::default() };
         counts.dead.iter_mut().zip(&self.dead).for_each(|(n, live)| *n = read(live));
         let mut counters = counts.to_counters();
-        counters.add(&lock(&self.base));
-        counters
+        counters.add(base.as_ref()?);
+        Some(counters)
     }
 
     /// A table that follows the log has everything up to `cursor` in the lake.

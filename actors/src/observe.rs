@@ -87,7 +87,7 @@ pub fn describe() {
     );
     describe_gauge!("keyloom_timed_keys", Unit::Count, "Keys that have timers and that the partition remembers.");
     describe_gauge!("keyloom_lake_stalled", Unit::Count, "1 while the lake does not take a table's files.");
-    describe_gauge!("keyloom_lake_open_rows", Unit::Count, "Rows waiting in memory for their file, by table.");
+    describe_gauge!("keyloom_lake_open_rows", Unit::Count, "Rows in memory that are not in the lake yet, by table.");
     describe_histogram!(
         "keyloom_checkpoint_duration_seconds",
         Unit::Seconds,
@@ -227,8 +227,9 @@ pub fn removal_failed(table: &str) {
 }
 
 /// Whether the lake takes a table's files.
-pub fn table_stalled(table: &str, stalled: bool) {
-    gauge!("keyloom_lake_stalled", "table" => table.to_owned()).set(if stalled { 1.0 } else { 0.0 });
+pub fn table_stalled(table: &str, partition: u32, stalled: bool) {
+    let labels = [("table", table.to_owned()), ("partition", partition.to_string())];
+    gauge!("keyloom_lake_stalled", &labels).set(if stalled { 1.0 } else { 0.0 });
 }
 
 /// Retention took events away before a table had them.
@@ -237,8 +238,9 @@ pub fn table_overrun(table: &str, events: u64) {
 }
 
 /// Rows waiting for their file.
-pub fn table_open_rows(table: &str, rows: u64) {
-    gauge!("keyloom_lake_open_rows", "table" => table.to_owned()).set(rows as f64);
+pub fn table_open_rows(table: &str, partition: u32, rows: u64) {
+    let labels = [("table", table.to_owned()), ("partition", partition.to_string())];
+    gauge!("keyloom_lake_open_rows", &labels).set(rows as f64);
 }
 
 /// A reader of the log was opened again.

@@ -382,8 +382,19 @@ fn a_lake_that_is_stopped_holds_up_nothing_but_its_table(stopped: Mode) {
     assert_eq!(world.objects().len(), 0);
     assert_eq!(world.output("raw").cursor, 0);
     engine.wait("the log was asked", || world.released() == 0);
+    let of_table = |name: &str| gauge(&format!("{name} raw {}", world.partition));
+    let [stalled, open] = ["keyloom_lake_stalled", "keyloom_lake_open_rows"].map(|name| move || of_table(name));
+    engine.wait("the table says so", || stalled() == Some(1.0));
+    assert!(open() >= Some(300.0), "rows of the cut that is stopped wait, too: {:?}", open());
     world.puts.set(Mode::Open);
     engine.settle();
+    engine.wait("nothing waits any more", || (stalled(), open()) == (Some(0.0), Some(0.0)));
+    // What a batcher held when it was killed waits nowhere any more.
+    world.puts.set(stopped);
+    world.append(round_robin(300, EVENTS, 100));
+    engine.wait("rows wait", || open() > Some(0.0));
+    engine.kill();
+    support::wait("they are gone", || open() == Some(0.0), || format!("{:?}", open()));
 }
 
 #[test]

@@ -26,7 +26,7 @@ use keyloom_actors::{
     ports::{NewRecord, RecordKey, StoreEntry},
     root::{RootArguments, RootHandle},
     session::{cell::KeyLimits, workers::Workers},
-    timestamp::SystemClock,
+    timestamp::{Clock, SystemClock},
 };
 use support::{
     engine::{Engine, Setup, cut_at},
@@ -1220,7 +1220,28 @@ fn a_backend_that_comes_back_without_its_last_writes_gets_them_again() {
     wait_complete(&world, &engine);
 }
 
-// ---- 17. orderly ends -------------------------------------------------------------------------------------------------------
+// ---- 17. numbers ------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn lag_is_counted_from_the_start_until_more_is_known_and_not_over_a_pause() {
+    let world = World::new();
+    world.append(round_robin(10, 0, 100));
+    world.reads.set(Mode::Hang);
+    let began = SystemClock.now();
+    let engine = Engine::start(&world, &Setup::default());
+    let lag = || engine.status.lag(SystemClock.now());
+    engine.wait("it knows of the backlog", || lag().0 == 100);
+    engine.wait("time passes", || lag().1 > 0.0);
+    let (seconds, up) = (lag().1, SystemClock.now().seconds_since(began));
+    assert!(seconds <= up, "{seconds} s, {up} s after the start");
+    world.reads.set(Mode::Open);
+    engine.settle();
+    assert_eq!(lag(), (0, 0.0));
+    // The log stored these events long ago. That it has no more is news.
+    engine.wait("it has caught up", || engine.status.routed_stored() >= began);
+}
+
+// ---- 18. orderly ends -------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_drain_waits_for_keys_that_lag() {

@@ -36,7 +36,7 @@ pub struct Status {
     pub cut: AtomicU64,
     /// Newest sequence known to be in the log.
     pub log_last: AtomicU64,
-    /// When the log stored the last routed event.
+    /// All that the log had stored by then is routed; while nobody knows, the partition's first start. 0 before that.
     pub routed_stored: AtomicI64,
     /// Highest event time routed so far, in microseconds: the partition's clock.
     pub clock: AtomicI64,
@@ -237,10 +237,11 @@ impl Status {
             || self.log_away.load(Ordering::Relaxed)
     }
 
-    /// What the log has beyond what was handed to sessions: events, and seconds since the last of these was stored.
+    /// What the log has beyond what was handed to sessions: events, and while there are such, seconds since there were none.
     pub fn lag(&self, now: Timestamp) -> (u64, f64) {
         let behind = self.log_last.load(Ordering::Relaxed).saturating_sub(self.routed.load(Ordering::Relaxed));
-        (behind, if behind > 0 { now.seconds_since(self.routed_stored()) } else { 0.0 })
+        let since = self.routed_stored();
+        (behind, if behind > 0 && since.0 > 0 { now.seconds_since(since) } else { 0.0 })
     }
 
     /// Everything up to this sequence is published, whatever its key: a checkpoint publishes what it covers before its end,
@@ -253,7 +254,7 @@ impl Status {
         cut.min(self.owed_from.load(Ordering::Acquire).saturating_sub(1))
     }
 
-    /// When the last routed event was stored.
+    /// All that the log had stored by then is routed.
     pub fn routed_stored(&self) -> Timestamp {
         Timestamp(self.routed_stored.load(Ordering::Relaxed))
     }

@@ -28,7 +28,11 @@ pub fn describe() {
     );
     describe_counter!("keyloom_dropped_total", Unit::Count, "Events that were gone before they could be processed.");
     describe_gauge!("keyloom_lag_events", Unit::Count, "Events in the log that were not handed to sessions yet.");
-    describe_gauge!("keyloom_lag_seconds", Unit::Seconds, "Age of the last event handed on, while there is lag.");
+    describe_gauge!(
+        "keyloom_lag_seconds",
+        Unit::Seconds,
+        "While there is lag, how long ago the log had no more than was handed on."
+    );
     describe_gauge!("keyloom_in_flight_events", Unit::Count, "Events in the log that have not ended in any way yet.");
     describe_gauge!("keyloom_in_flight_bytes", Unit::Bytes, "Memory of events between router, sessions and tables.");
     describe_gauge!("keyloom_sessions_live", Unit::Count, "Sessions in memory.");

@@ -34,7 +34,7 @@ use support::{
     expect::Expect,
     gate::{Life, Mode, Step},
     handler::Counting,
-    meter::{counter, gauge},
+    meter::{counted, counter, gauge},
     random::Random,
     table::{Lines, table},
     world::World,
@@ -1239,6 +1239,25 @@ fn lag_is_counted_from_the_start_until_more_is_known_and_not_over_a_pause() {
     assert_eq!(lag(), (0, 0.0));
     // The log stored these events long ago. That it has no more is news.
     engine.wait("it has caught up", || engine.status.routed_stored() >= began);
+}
+
+#[test]
+fn what_goes_wrong_with_tables_and_the_backend_is_counted_from_0_on() {
+    let world = World::new();
+    let tables = vec![table("never overrun", Lines::default(), cut_at(1_000))];
+    let engine = Engine::start(&world, &Setup { tables, backend: Some(u64::MAX), ..Setup::emitting(cut_at(5)) });
+    engine.wait_running();
+    let overrun = "keyloom_lake_overrun_events_total";
+    assert_eq!(counted(&format!("{overrun} never overrun")), Some(0));
+    // Others may have counted these.
+    for begun in [
+        "keyloom_outbox_removals_failed_total emitted",
+        "keyloom_backend_puts_total failed",
+        "keyloom_backend_resyncs_total",
+    ] {
+        assert!(counted(begun).is_some(), "{begun}");
+    }
+    assert_eq!(counted(&format!("{overrun} emitted")), None, "the log has nothing of it");
 }
 
 // ---- 18. orderly ends -------------------------------------------------------------------------------------------------------

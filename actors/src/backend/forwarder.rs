@@ -78,6 +78,7 @@ struct Shared {
 impl Forwarder {
     /// Starts it.
     pub fn start(start: Start, plan: &BackendPlan, store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
+        observe::backend_begins();
         let partition = start.partition;
         let shared = Arc::new(Shared {
             partition,

@@ -172,6 +172,7 @@ impl Actor for Batcher {
         myself.send_interval(TICK, || BatcherMsg::Tick);
         let next = args.output.cursor + 1;
         args.source.report(&args.status, &args.table.name, &args.output);
+        observe::table_begins(&args.table.name, args.table.follows);
         let Output { rows, files, bytes, .. } = args.output;
         observe::table_written(&args.table.name, args.partition, rows, files, bytes);
         observe::table_stalled(&args.table.name, args.partition, false);

@@ -25,7 +25,12 @@ struct Meter;
 
 /// The value of counter `name` with these label values, such as `keyloom_session_evictions_total lru`.
 pub fn counter(name: &str) -> u64 {
-    lock(&VALUES).get(name).map_or(0, |n| n.load(Ordering::Relaxed))
+    counted(name).unwrap_or(0)
+}
+
+/// The same; `None` when nobody has begun it.
+pub fn counted(name: &str) -> Option<u64> {
+    lock(&VALUES).get(name).map(|n| n.load(Ordering::Relaxed))
 }
 
 /// The same of a gauge; `None` when nobody has set it.

@@ -184,6 +184,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_goes_wrong_is_counted_from_0_on() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, keyloom_actors::observe::describe);
+        let text = recorder.handle().render();
+        for series in [
+            r#"keyloom_actor_restarts_total{actor="session",cause="panic"} 0"#,
+            r#"keyloom_timers_total{outcome="given_up"} 0"#,
+            "keyloom_commit_retries_total 0",
+        ] {
+            assert!(text.lines().any(|line| line == series), "{series} is not in\n{text}");
+        }
+    }
+
+    #[test]
     fn counts_begin_with_what_the_checkpoint_says_and_never_go_back() {
         let recorder = PrometheusBuilder::new().build_recorder();
         let statuses = [Arc::new(Status::default()), Arc::default()];

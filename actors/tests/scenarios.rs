@@ -26,7 +26,7 @@ use keyloom_actors::{
     ports::{NewRecord, RecordKey, StoreEntry},
     root::{RootArguments, RootHandle},
     session::{cell::KeyLimits, workers::Workers},
-    timestamp::{Clock, SystemClock},
+    timestamp::{Clock, SystemClock, Timestamp},
 };
 use support::{
     engine::{Engine, Setup, cut_at},
@@ -1239,6 +1239,27 @@ fn lag_is_counted_from_the_start_until_more_is_known_and_not_over_a_pause() {
     assert_eq!(lag(), (0, 0.0));
     // The log stored these events long ago. That it has no more is news.
     engine.wait("it has caught up", || engine.status.routed_stored() >= began);
+}
+
+#[test]
+fn only_what_waits_for_a_checkpoint_has_an_age() {
+    let world = World::new();
+    let engine = Engine::start(&world, &Setup::default());
+    world.append(round_robin(10, 0, 100));
+    engine.settle();
+    let age = || engine.status.uncommitted_for(SystemClock.now());
+    engine.wait("all is committed", || engine.status.is_committed());
+    let (idle, n) = (SystemClock.now(), world.checkpoint().n);
+    // However long nothing comes, it is not what the next event waits for.
+    engine.wait("it is seen that nothing waits", || Timestamp(engine.status.checkpoint_at.load(Relaxed)) >= idle);
+    assert_eq!((world.checkpoint().n, age()), (n, 0.0));
+    world.commits.set(Mode::Hang);
+    world.append(round_robin(10, 100, 1));
+    engine.wait("it waits", || age() > 0.1);
+    assert!(age() <= SystemClock.now().seconds_since(idle));
+    world.commits.set(Mode::Open);
+    engine.settle();
+    engine.wait("it waits no more", || age() == 0.0);
 }
 
 #[test]

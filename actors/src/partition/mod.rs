@@ -494,6 +494,7 @@ async fn grow(
     let verdicts = Arc::new(care.verdicts());
     let owed_from = if checkpoint.lagging.is_empty() { u64::MAX } else { 1 };
     status.start_from(&checkpoint.counters, checkpoint.cut, owed_from);
+    status.lags.store(!checkpoint.lagging.is_empty(), Ordering::Relaxed);
     status.clock.store(checkpoint.clock.0, Ordering::Relaxed);
     let now = plan.clock.now().0;
     status.checkpoint_at.store(now, Ordering::Relaxed);

@@ -40,8 +40,10 @@ pub struct Status {
     pub routed_stored: AtomicI64,
     /// Highest event time routed so far, in microseconds: the partition's clock.
     pub clock: AtomicI64,
-    /// When the last checkpoint committed.
+    /// When the last checkpoint committed, or when it was last seen that nothing needs another one.
     pub checkpoint_at: AtomicI64,
+    /// Keys lag behind the last checkpoint: it leaves events of theirs to a later one.
+    pub lags: AtomicBool,
     /// Sessions in memory.
     pub sessions_live: AtomicI64,
     /// Bytes of evicted state waiting for a checkpoint.
@@ -137,6 +139,18 @@ impl Status {
         // In this order, see `published`: who sees the cut must know what it leaves out.
         self.owed_from.store(owed_from, Ordering::Release);
         self.cut.store(cut, Ordering::Release);
+    }
+
+    /// Whether the last checkpoint covers all that was routed, and no key lags behind it.
+    pub fn is_committed(&self) -> bool {
+        let is_cut = self.routed.load(Ordering::Relaxed) <= self.cut.load(Ordering::Relaxed);
+        is_cut && !self.lags.load(Ordering::Relaxed)
+    }
+
+    /// How long events have waited for a checkpoint, in seconds; 0 when none does.
+    pub fn uncommitted_for(&self, now: Timestamp) -> f64 {
+        let since = Timestamp(self.checkpoint_at.load(Ordering::Relaxed));
+        if self.is_committed() || since.0 == 0 { 0.0 } else { now.seconds_since(since) }
     }
 
     /// Events ended.

@@ -44,7 +44,7 @@ pub fn describe() {
     describe_gauge!("keyloom_evicted_state_bytes", Unit::Bytes, "Evicted state waiting for a checkpoint.");
     describe_gauge!("keyloom_emitted_row_bytes", Unit::Bytes, "Emitted rows waiting for a checkpoint.");
     describe_gauge!("keyloom_outbox_bytes", Unit::Bytes, "Emitted rows in checkpoints that wait for the lake.");
-    describe_gauge!("keyloom_checkpoint_age_seconds", Unit::Seconds, "Time since the last checkpoint committed.");
+    describe_gauge!("keyloom_checkpoint_age_seconds", Unit::Seconds, "How long events have waited for a checkpoint.");
     describe_gauge!("keyloom_partition_running", Unit::Count, "1 while the partition runs.");
     describe_gauge!(
         "keyloom_careful",
@@ -166,9 +166,7 @@ fn export_partition(partition: &str, status: &Status, now: Timestamp) {
     let rows = status.rows_bytes.load(Ordering::Relaxed).max(0);
     gauge!("keyloom_emitted_row_bytes", "partition" => label()).set(rows as f64);
     gauge!("keyloom_outbox_bytes", "partition" => label()).set(status.outbox_bytes() as f64);
-    let at = Timestamp(status.checkpoint_at.load(Ordering::Relaxed));
-    let age = if at.0 > 0 { now.seconds_since(at) } else { 0.0 };
-    gauge!("keyloom_checkpoint_age_seconds", "partition" => label()).set(age);
+    gauge!("keyloom_checkpoint_age_seconds", "partition" => label()).set(status.uncommitted_for(now));
     let running = if status.running.load(Ordering::Relaxed) { 1.0 } else { 0.0 };
     gauge!("keyloom_partition_running", "partition" => label()).set(running);
     let careful = if status.careful.load(Ordering::Relaxed) { 1.0 } else { 0.0 };

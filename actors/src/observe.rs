@@ -2,10 +2,10 @@
 //!
 //! Counters that must survive a restart (events by outcome, dead letters) are exported from `status` by the engine.
 
-use crate::session::step::SideCounts;
+use crate::{checkpoint::record::Follows, session::step::SideCounts};
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
-/// Describes the metrics; once per process.
+/// Describes the metrics and begins those of [`begin`]; once per process.
 pub fn describe() {
     describe_counter!(
         "keyloom_session_starts_total",
@@ -87,7 +87,7 @@ pub fn describe() {
     );
     describe_gauge!("keyloom_timed_keys", Unit::Count, "Keys that have timers and that the partition remembers.");
     describe_gauge!("keyloom_lake_stalled", Unit::Count, "1 while the lake does not take a table's files.");
-    describe_gauge!("keyloom_lake_open_rows", Unit::Count, "Rows waiting in memory for their file, by table.");
+    describe_gauge!("keyloom_lake_open_rows", Unit::Count, "Rows in memory that are not in the lake yet, by table.");
     describe_histogram!(
         "keyloom_checkpoint_duration_seconds",
         Unit::Seconds,
@@ -96,6 +96,24 @@ pub fn describe() {
     describe_histogram!("keyloom_feature_freshness_seconds", Unit::Seconds, "From stored in the log to readable.");
     describe_histogram!("keyloom_commit_duration_seconds", Unit::Seconds, "Time of one batch in the store.");
     describe_histogram!("keyloom_lake_put_duration_seconds", Unit::Seconds, "Time of one file's put.");
+    begin();
+}
+
+/// Begins counters at 0: who watches for increases misses the first count of a series that begins with it.
+fn begin() {
+    for actor in ["partition", "router", "shard", "session", "committer", "batcher", "ticker"] {
+        for cause in [Cause::Panic, Cause::Error, Cause::StartFailed, Cause::Killed, Cause::Stuck] {
+            restarts(actor, cause, 0);
+        }
+    }
+    ["fired", "rejected", "given_up"].into_iter().for_each(|outcome| timers(outcome, 0));
+    ["answered", "failed"].into_iter().for_each(|outcome| look_ups(outcome, 0));
+    counter!("keyloom_late_events_total").increment(0);
+    counter!("keyloom_tick_retries_total").increment(0);
+    counter!("keyloom_event_time_clamped_total").increment(0);
+    counter!("keyloom_commit_retries_total").increment(0);
+    counter!("keyloom_hydrate_retries_total").increment(0);
+    counter!("keyloom_reader_restarts_total").increment(0);
 }
 
 /// Why an actor was started again.
@@ -115,6 +133,10 @@ pub enum Cause {
 
 /// Counts a restart: the only place that does.
 pub fn restarted(actor: &'static str, cause: Cause) {
+    restarts(actor, cause, 1);
+}
+
+fn restarts(actor: &'static str, cause: Cause, n: u64) {
     let cause = match cause {
         Cause::Panic => "panic",
         Cause::Error => "error",
@@ -122,7 +144,7 @@ pub fn restarted(actor: &'static str, cause: Cause) {
         Cause::Killed => "killed",
         Cause::Stuck => "stuck",
     };
-    counter!("keyloom_actor_restarts_total", "actor" => actor, "cause" => cause).increment(1);
+    counter!("keyloom_actor_restarts_total", "actor" => actor, "cause" => cause).increment(n);
 }
 
 /// Counts session starts.
@@ -138,12 +160,14 @@ pub fn sessions_evicted(reason: &'static str, n: u64) {
 /// Timers ended, and events were late.
 pub fn beside_events(counts: &SideCounts) {
     let outcomes = [("fired", counts.fired), ("rejected", counts.rejected), ("given_up", counts.given_up)];
-    for (outcome, n) in outcomes.into_iter().filter(|(_, n)| *n > 0) {
-        counter!("keyloom_timers_total", "outcome" => outcome).increment(n);
-    }
+    outcomes.into_iter().filter(|(_, n)| *n > 0).for_each(|(outcome, n)| timers(outcome, n));
     if counts.late > 0 {
         counter!("keyloom_late_events_total").increment(counts.late);
     }
+}
+
+fn timers(outcome: &'static str, n: u64) {
+    counter!("keyloom_timers_total", "outcome" => outcome).increment(n);
 }
 
 /// Ticks are in the log.
@@ -153,7 +177,11 @@ pub fn ticks_appended(n: u64) {
 
 /// A look-up ended.
 pub fn looked_up(outcome: &'static str) {
-    counter!("keyloom_look_ups_total", "outcome" => outcome).increment(1);
+    look_ups(outcome, 1);
+}
+
+fn look_ups(outcome: &'static str, n: u64) {
+    counter!("keyloom_look_ups_total", "outcome" => outcome).increment(n);
 }
 
 /// An append of ticks has to be tried again.
@@ -203,6 +231,15 @@ pub fn freshness(seconds: f64) {
     histogram!("keyloom_feature_freshness_seconds").record(seconds);
 }
 
+/// A table begins: its counters of what goes wrong are there before anything does.
+pub fn table_begins(table: &str, follows: Follows) {
+    counter!("keyloom_lake_put_retries_total", "table" => table.to_owned()).increment(0);
+    match follows {
+        Follows::Log => counter!("keyloom_lake_overrun_events_total", "table" => table.to_owned()).increment(0),
+        Follows::Outbox => counter!("keyloom_outbox_removals_failed_total", "table" => table.to_owned()).increment(0),
+    }
+}
+
 /// Totals of a table, as its cursor has them.
 pub fn table_written(table: &str, partition: u32, rows: u64, files: u64, bytes: u64) {
     let (table, partition) = (table.to_owned(), partition.to_string());
@@ -227,8 +264,9 @@ pub fn removal_failed(table: &str) {
 }
 
 /// Whether the lake takes a table's files.
-pub fn table_stalled(table: &str, stalled: bool) {
-    gauge!("keyloom_lake_stalled", "table" => table.to_owned()).set(if stalled { 1.0 } else { 0.0 });
+pub fn table_stalled(table: &str, partition: u32, stalled: bool) {
+    let labels = [("table", table.to_owned()), ("partition", partition.to_string())];
+    gauge!("keyloom_lake_stalled", &labels).set(if stalled { 1.0 } else { 0.0 });
 }
 
 /// Retention took events away before a table had them.
@@ -237,8 +275,9 @@ pub fn table_overrun(table: &str, events: u64) {
 }
 
 /// Rows waiting for their file.
-pub fn table_open_rows(table: &str, rows: u64) {
-    gauge!("keyloom_lake_open_rows", "table" => table.to_owned()).set(rows as f64);
+pub fn table_open_rows(table: &str, partition: u32, rows: u64) {
+    let labels = [("table", table.to_owned()), ("partition", partition.to_string())];
+    gauge!("keyloom_lake_open_rows", &labels).set(rows as f64);
 }
 
 /// A reader of the log was opened again.
@@ -246,11 +285,15 @@ pub fn reader_restarted() {
     counter!("keyloom_reader_restarts_total").increment(1);
 }
 
+/// There is a feature backend.
+pub fn backend_begins() {
+    ["written", "older", "failed"].into_iter().for_each(|outcome| backend_puts(outcome, 0));
+    backend_resyncs(0);
+}
+
 /// Answers put into the feature backend.
 pub fn backend_puts(outcome: &'static str, n: u64) {
-    if n > 0 {
-        counter!("keyloom_backend_puts_total", "outcome" => outcome).increment(n);
-    }
+    counter!("keyloom_backend_puts_total", "outcome" => outcome).increment(n);
 }
 
 /// One call of the feature backend.
@@ -260,9 +303,7 @@ pub fn backend_put(seconds: f64) {
 
 /// Resyncs of the feature backend began.
 pub fn backend_resyncs(n: u64) {
-    if n > 0 {
-        counter!("keyloom_backend_resyncs_total").increment(n);
-    }
+    counter!("keyloom_backend_resyncs_total").increment(n);
 }
 
 /// What waits for the feature backend.

@@ -26,7 +26,7 @@ use keyloom_actors::{
     ports::{NewRecord, RecordKey, StoreEntry},
     root::{RootArguments, RootHandle},
     session::{cell::KeyLimits, workers::Workers},
-    timestamp::SystemClock,
+    timestamp::{Clock, SystemClock, Timestamp},
 };
 use support::{
     engine::{Engine, Setup, cut_at},
@@ -34,7 +34,7 @@ use support::{
     expect::Expect,
     gate::{Life, Mode, Step},
     handler::Counting,
-    meter::counter,
+    meter::{counted, counter, gauge},
     random::Random,
     table::{Lines, table},
     world::World,
@@ -385,8 +385,19 @@ fn a_lake_that_is_stopped_holds_up_nothing_but_its_table(stopped: Mode) {
     assert_eq!(world.objects().len(), 0);
     assert_eq!(world.output("raw").cursor, 0);
     engine.wait("the log was asked", || world.released() == 0);
+    let of_table = |name: &str| gauge(&format!("{name} raw {}", world.partition));
+    let [stalled, open] = ["keyloom_lake_stalled", "keyloom_lake_open_rows"].map(|name| move || of_table(name));
+    engine.wait("the table says so", || stalled() == Some(1.0));
+    assert!(open() >= Some(300.0), "rows of the cut that is stopped wait, too: {:?}", open());
     world.puts.set(Mode::Open);
     engine.settle();
+    engine.wait("nothing waits any more", || (stalled(), open()) == (Some(0.0), Some(0.0)));
+    // What a batcher held when it was killed waits nowhere any more.
+    world.puts.set(stopped);
+    world.append(round_robin(300, EVENTS, 100));
+    engine.wait("rows wait", || open() > Some(0.0));
+    engine.kill();
+    support::wait("they are gone", || open() == Some(0.0), || format!("{:?}", open()));
 }
 
 #[test]
@@ -1144,6 +1155,27 @@ fn a_backend_that_never_answers_holds_up_nothing() {
 }
 
 #[test]
+fn what_the_backend_lacks_is_shown_while_it_is_put() {
+    let world = World::new();
+    let engine = Engine::start(&world, &with_backend(u64::MAX));
+    world.append(round_robin(300, 0, 300));
+    engine.settle();
+    wait_complete(&world, &engine);
+    engine.kill();
+    world.backend.kill(); // it has nothing any more: all answers are put, some three in a call
+    world.backend.gate.set(Mode::Slow(Duration::from_millis(100)));
+    let before = counter("keyloom_backend_resyncs_total");
+    let engine = Engine::start(&world, &with_backend(u64::MAX));
+    let lag = || gauge(&format!("keyloom_backend_lag_seconds {}", world.partition)).unwrap_or_default();
+    engine.wait("the lag grows", || lag() > 1.5);
+    assert!(world.lacks_in_backend().is_some(), "it is still being put");
+    assert!(counter("keyloom_backend_resyncs_total") > before);
+    world.backend.gate.set(Mode::Open);
+    wait_in_backend(&world, &engine);
+    engine.wait("nothing is left", || lag() == 0.0);
+}
+
+#[test]
 fn what_a_kill_kept_from_the_backend_is_published_again_without_a_resync() {
     let world = World::new();
     let setup = Setup { checkpoint_every: HOUR, ..with_backend(u64::MAX) };
@@ -1191,7 +1223,68 @@ fn a_backend_that_comes_back_without_its_last_writes_gets_them_again() {
     wait_complete(&world, &engine);
 }
 
-// ---- 17. orderly ends -------------------------------------------------------------------------------------------------------
+// ---- 17. numbers ------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn lag_is_counted_from_the_start_until_more_is_known_and_not_over_a_pause() {
+    let world = World::new();
+    world.append(round_robin(10, 0, 100));
+    world.reads.set(Mode::Hang);
+    let began = SystemClock.now();
+    let engine = Engine::start(&world, &Setup::default());
+    let lag = || engine.status.lag(SystemClock.now());
+    engine.wait("it knows of the backlog", || lag().0 == 100);
+    engine.wait("time passes", || lag().1 > 0.0);
+    let (seconds, up) = (lag().1, SystemClock.now().seconds_since(began));
+    assert!(seconds <= up, "{seconds} s, {up} s after the start");
+    world.reads.set(Mode::Open);
+    engine.settle();
+    assert_eq!(lag(), (0, 0.0));
+    // The log stored these events long ago. That it has no more is news.
+    engine.wait("it has caught up", || engine.status.routed_stored() >= began);
+}
+
+#[test]
+fn only_what_waits_for_a_checkpoint_has_an_age() {
+    let world = World::new();
+    let engine = Engine::start(&world, &Setup::default());
+    world.append(round_robin(10, 0, 100));
+    engine.settle();
+    let age = || engine.status.uncommitted_for(SystemClock.now());
+    engine.wait("all is committed", || engine.status.is_committed());
+    let (idle, n) = (SystemClock.now(), world.checkpoint().n);
+    // However long nothing comes, it is not what the next event waits for.
+    engine.wait("it is seen that nothing waits", || Timestamp(engine.status.checkpoint_at.load(Relaxed)) >= idle);
+    assert_eq!((world.checkpoint().n, age()), (n, 0.0));
+    world.commits.set(Mode::Hang);
+    world.append(round_robin(10, 100, 1));
+    engine.wait("it waits", || age() > 0.1);
+    assert!(age() <= SystemClock.now().seconds_since(idle));
+    world.commits.set(Mode::Open);
+    engine.settle();
+    engine.wait("it waits no more", || age() == 0.0);
+}
+
+#[test]
+fn what_goes_wrong_with_tables_and_the_backend_is_counted_from_0_on() {
+    let world = World::new();
+    let tables = vec![table("never overrun", Lines::default(), cut_at(1_000))];
+    let engine = Engine::start(&world, &Setup { tables, backend: Some(u64::MAX), ..Setup::emitting(cut_at(5)) });
+    engine.wait_running();
+    let overrun = "keyloom_lake_overrun_events_total";
+    assert_eq!(counted(&format!("{overrun} never overrun")), Some(0));
+    // Others may have counted these.
+    for begun in [
+        "keyloom_outbox_removals_failed_total emitted",
+        "keyloom_backend_puts_total failed",
+        "keyloom_backend_resyncs_total",
+    ] {
+        assert!(counted(begun).is_some(), "{begun}");
+    }
+    assert_eq!(counted(&format!("{overrun} emitted")), None, "the log has nothing of it");
+}
+
+// ---- 18. orderly ends -------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_drain_waits_for_keys_that_lag() {

@@ -7,7 +7,7 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -35,7 +35,7 @@ const READ_BYTES_MAX: usize = 4 << 20;
 const CALL_LIMIT: Duration = Duration::from_secs(30);
 /// Without anything to put for this long, the backend is asked whether it still has what it had.
 const BEAT_EVERY: Duration = Duration::from_secs(10);
-/// How often the numbers are brought up to date while nothing happens.
+/// How often the numbers are brought up to date, whatever is under way, and how long a rest lasts at most.
 const SHOW_EVERY: Duration = Duration::from_secs(1);
 /// How often it is said that an answer cannot be put.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(30);
@@ -71,11 +71,14 @@ struct Shared {
     fails: AtomicBool,
     /// When it was last said that an answer cannot be put.
     complained: Mutex<Option<Instant>>,
+    /// Resyncs that are counted already.
+    resyncs_shown: AtomicU64,
 }
 
 impl Forwarder {
     /// Starts it.
     pub fn start(start: Start, plan: &BackendPlan, store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
+        observe::backend_begins();
         let partition = start.partition;
         let shared = Arc::new(Shared {
             partition,
@@ -87,6 +90,7 @@ impl Forwarder {
             done: Notify::new(),
             fails: AtomicBool::new(false),
             complained: Mutex::new(None),
+            resyncs_shown: AtomicU64::new(0),
         });
         let task = tokio::spawn(Arc::clone(&shared).run());
         Self { shared, task }
@@ -148,7 +152,8 @@ impl Shared {
 
     async fn run(self: Arc<Self>) {
         let mut backoff = CALL_BACKOFF;
-        while AssertUnwindSafe(self.work()).catch_unwind().await.is_err() {
+        let both = || async { tokio::join!(self.work(), self.show_on()) };
+        while AssertUnwindSafe(both()).catch_unwind().await.is_err() {
             tracing::error!(partition = self.partition, "forwarding features failed; all of them are put again");
             self.lock().moved(self.clock.now());
             tokio::time::sleep(backoff.wait()).await;
@@ -156,13 +161,13 @@ impl Shared {
     }
 
     async fn work(&self) {
-        let (mut backoff, mut resyncs, mut worked) = (CALL_BACKOFF, 0, Instant::now());
+        let (mut backoff, mut worked) = (CALL_BACKOFF, Instant::now());
         let mut has_moved = false;
         loop {
             let work = self.lock().work();
             let done = match work {
                 Work::Rest => {
-                    self.show(&mut resyncs);
+                    self.show();
                     let timed = tokio::time::timeout(SHOW_EVERY, self.wake.notified()).await;
                     if timed.is_err() && worked.elapsed() >= BEAT_EVERY {
                         self.lock().beat(self.clock.now());
@@ -187,7 +192,6 @@ impl Shared {
                 Err(error) => {
                     let wait = self.jittered(backoff.wait(), backoff.failures());
                     tracing::warn!(partition = self.partition, error, ?wait, "features wait for their backend");
-                    self.show(&mut resyncs);
                     tokio::time::sleep(wait).await;
                 }
             }
@@ -262,15 +266,22 @@ impl Shared {
         wait.mul_f64(0.5 + (hash % 1_000) as f64 / 2_000.0)
     }
 
-    fn show(&self, resyncs: &mut u64) {
+    /// Not between pieces of work: one call may take half a minute, and a busy forwarder never rests.
+    async fn show_on(&self) {
+        loop {
+            self.show();
+            tokio::time::sleep(SHOW_EVERY).await;
+        }
+    }
+
+    fn show(&self) {
         let now = self.clock.now();
         let (waiting, since, began) = {
             let forward = self.lock();
             (forward.waiting(), forward.behind_since(), forward.resyncs())
         };
         observe::backend_waiting(self.partition, waiting, since.map_or(0.0, |since| now.seconds_since(since)));
-        observe::backend_resyncs(began - *resyncs);
-        *resyncs = began;
+        observe::backend_resyncs(began - self.resyncs_shown.swap(began, Ordering::Relaxed));
     }
 }
 

@@ -212,7 +212,10 @@ impl Actor for Committer {
         match message {
             CommitterMsg::Start { shards, router } => (state.shards, state.router) = (shards, Some(router)),
             CommitterMsg::Step => state.stepping = false,
-            CommitterMsg::Tick => state.tell_readers().await?,
+            CommitterMsg::Tick => {
+                state.look_at_age();
+                state.tell_readers().await?;
+            }
             CommitterMsg::Cut(cut) => state.begin_writing(*cut),
             CommitterMsg::AnswersDue => state.answers_due = true,
             CommitterMsg::Write(entries, reply) => state.writes.push_back((entries, reply)),
@@ -362,6 +365,14 @@ impl CommitterState {
         owing && (pressed || self.checkpoint_ended.elapsed() >= self.args.checkpoint_every)
     }
 
+    /// What comes now waits from now on, however long nothing came before.
+    fn look_at_age(&self) {
+        let status = &self.args.status;
+        if status.is_committed() {
+            status.checkpoint_at.store(self.args.clock.now().0, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
     /// Behind what was published before this process: features must not go back in time.
     fn is_below_floor(&self) -> bool {
         self.args.status.routed.load(std::sync::atomic::Ordering::Relaxed) < self.args.floor
@@ -489,6 +500,7 @@ impl CommitterState {
         }
         let status = &self.args.status;
         blocks.ends().for_each(|(table, end)| status.set_outbox_end(table, end));
+        status.lags.store(!lagging.is_empty(), std::sync::atomic::Ordering::Relaxed);
         status.committed(cut.last, owed_from.into_iter().chain(hidden_from).min().unwrap_or(u64::MAX));
         status.checkpoint_at.store(self.args.clock.now().0, std::sync::atomic::Ordering::Relaxed);
         self.checkpoint_ended = Instant::now();

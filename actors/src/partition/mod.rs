@@ -264,11 +264,15 @@ impl PartitionState {
         if !status.running.load(Ordering::Relaxed) {
             return;
         }
+        let now = self.plan.clock.now();
         let asked = tokio::time::timeout(LOG_TICK, self.plan.homes.log.info(partition)).await;
         status.log_away.store(!matches!(asked, Ok(Ok(_))), Ordering::Relaxed);
         let Ok(Ok(info)) = asked else {
             return; // the reader reports what is wrong; lag just stays as it is
         };
+        if info.last_seq <= status.routed.load(Ordering::Relaxed) {
+            status.routed_stored.fetch_max(now.0, Ordering::Relaxed); // the next event does not wait since the last one
+        }
         status.log_last.fetch_max(info.last_seq, Ordering::Relaxed);
         let cut = status.cut.load(Ordering::Relaxed);
         let done = status.tables_cursor().map_or(cut, |tables| tables.min(cut));
@@ -490,8 +494,11 @@ async fn grow(
     let verdicts = Arc::new(care.verdicts());
     let owed_from = if checkpoint.lagging.is_empty() { u64::MAX } else { 1 };
     status.start_from(&checkpoint.counters, checkpoint.cut, owed_from);
+    status.lags.store(!checkpoint.lagging.is_empty(), Ordering::Relaxed);
     status.clock.store(checkpoint.clock.0, Ordering::Relaxed);
-    status.checkpoint_at.store(plan.clock.now().0, Ordering::Relaxed);
+    let now = plan.clock.now().0;
+    status.checkpoint_at.store(now, Ordering::Relaxed);
+    status.routed_stored.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed).ok(); // else it is known
     status.log_last.store(info.last_seq, Ordering::Relaxed);
     let for_sessions = (plan.resident_max as u64).saturating_mul(IN_FLIGHT_BYTES_PER_SESSION).max(IN_FLIGHT_BYTES_MIN);
     let credit = Credit::new(plan.in_flight_max.min(for_sessions));

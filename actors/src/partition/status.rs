@@ -28,20 +28,22 @@ pub struct Status {
     applied: AtomicI64,
     duplicate: AtomicI64,
     dead: [AtomicI64; crate::dead_letter::Reason::ALL.len()],
-    /// Counters of the checkpoint that this process started from.
-    base: Mutex<Counters>,
+    /// Counters of the checkpoint that this process started from; `None` while it has not read it.
+    base: Mutex<Option<Counters>>,
     /// Last sequence handed to the shards.
     pub routed: AtomicU64,
     /// Cut of the last committed checkpoint; set by [`Status::committed`].
     pub cut: AtomicU64,
     /// Newest sequence known to be in the log.
     pub log_last: AtomicU64,
-    /// When the log stored the last routed event.
+    /// All that the log had stored by then is routed; while nobody knows, the partition's first start. 0 before that.
     pub routed_stored: AtomicI64,
     /// Highest event time routed so far, in microseconds: the partition's clock.
     pub clock: AtomicI64,
-    /// When the last checkpoint committed.
+    /// When the last checkpoint committed, or when it was last seen that nothing needs another one.
     pub checkpoint_at: AtomicI64,
+    /// Keys lag behind the last checkpoint: it leaves events of theirs to a later one.
+    pub lags: AtomicBool,
     /// Sessions in memory.
     pub sessions_live: AtomicI64,
     /// Bytes of evicted state waiting for a checkpoint.
@@ -117,6 +119,7 @@ struct Outbox {
 impl Status {
     /// Starts from a checkpoint; `owed_from` as in [`Status::committed`].
     pub fn start_from(&self, base: &Counters, cut: u64, owed_from: u64) {
+        let mut held = lock(&self.base); // whoever sums up sees all of this or nothing
         for live in [&self.applied, &self.duplicate].into_iter().chain(&self.dead) {
             live.store(0, Ordering::Relaxed);
         }
@@ -127,7 +130,7 @@ impl Status {
         self.rows_bytes.store(0, Ordering::Relaxed);
         self.committed(cut, owed_from);
         self.routed.store(cut, Ordering::Relaxed);
-        *lock(&self.base) = base.clone();
+        *held = Some(base.clone());
     }
 
     /// A checkpoint counts, and all that it publishes is published: up to `cut`, except what is owed or could not be
@@ -136,6 +139,18 @@ impl Status {
         // In this order, see `published`: who sees the cut must know what it leaves out.
         self.owed_from.store(owed_from, Ordering::Release);
         self.cut.store(cut, Ordering::Release);
+    }
+
+    /// Whether the last checkpoint covers all that was routed, and no key lags behind it.
+    pub fn is_committed(&self) -> bool {
+        let is_cut = self.routed.load(Ordering::Relaxed) <= self.cut.load(Ordering::Relaxed);
+        is_cut && !self.lags.load(Ordering::Relaxed)
+    }
+
+    /// How long events have waited for a checkpoint, in seconds; 0 when none does.
+    pub fn uncommitted_for(&self, now: Timestamp) -> f64 {
+        let since = Timestamp(self.checkpoint_at.load(Ordering::Relaxed));
+        if self.is_committed() || since.0 == 0 { 0.0 } else { now.seconds_since(since) }
     }
 
     /// Events ended.
@@ -161,13 +176,19 @@ impl Status {
 
     /// Ends of all events since the log began, this process's so far included.
     pub fn counters(&self) -> Counters {
+        self.known_counters().unwrap_or_default()
+    }
+
+    /// The same; `None` before the partition's first start in this process, when nobody has read what was counted earlier.
+    pub fn known_counters(&self) -> Option<Counters> {
+        let base = lock(&self.base);
         let read = |n: &AtomicI64| n.load(Ordering::Relaxed).max(0) as u64;
         let (applied, duplicate, dropped) = (read(&self.applied), read(&self.duplicate), read(&self.dropped));
         let mut counts = Counts { applied, duplicate, dropped, ..Counts::default() };
         counts.dead.iter_mut().zip(&self.dead).for_each(|(n, live)| *n = read(live));
         let mut counters = counts.to_counters();
-        counters.add(&lock(&self.base));
-        counters
+        counters.add(base.as_ref()?);
+        Some(counters)
     }
 
     /// A table that follows the log has everything up to `cursor` in the lake.
@@ -230,10 +251,11 @@ impl Status {
             || self.log_away.load(Ordering::Relaxed)
     }
 
-    /// What the log has beyond what was handed to sessions: events, and seconds since the last of these was stored.
+    /// What the log has beyond what was handed to sessions: events, and while there are such, seconds since there were none.
     pub fn lag(&self, now: Timestamp) -> (u64, f64) {
         let behind = self.log_last.load(Ordering::Relaxed).saturating_sub(self.routed.load(Ordering::Relaxed));
-        (behind, if behind > 0 { now.seconds_since(self.routed_stored()) } else { 0.0 })
+        let since = self.routed_stored();
+        (behind, if behind > 0 && since.0 > 0 { now.seconds_since(since) } else { 0.0 })
     }
 
     /// Everything up to this sequence is published, whatever its key: a checkpoint publishes what it covers before its end,
@@ -246,7 +268,7 @@ impl Status {
         cut.min(self.owed_from.load(Ordering::Acquire).saturating_sub(1))
     }
 
-    /// When the last routed event was stored.
+    /// All that the log had stored by then is routed.
     pub fn routed_stored(&self) -> Timestamp {
         Timestamp(self.routed_stored.load(Ordering::Relaxed))
     }

@@ -139,6 +139,8 @@ pub struct BatcherState {
     buffer: Option<Box<dyn TableBuffer>>,
     /// Bytes of the blocks in it.
     block_bytes: u64,
+    /// Rows of the cut that is being written.
+    writing_rows: u64,
     first: u64,
     next: u64,
     opened: Instant,
@@ -170,12 +172,14 @@ impl Actor for Batcher {
         myself.send_interval(TICK, || BatcherMsg::Tick);
         let next = args.output.cursor + 1;
         args.source.report(&args.status, &args.table.name, &args.output);
+        observe::table_begins(&args.table.name, args.table.follows);
         let Output { rows, files, bytes, .. } = args.output;
         observe::table_written(&args.table.name, args.partition, rows, files, bytes);
-        observe::table_stalled(&args.table.name, false);
+        observe::table_stalled(&args.table.name, args.partition, false);
         let mut state = BatcherState {
             buffer: None,
             block_bytes: 0,
+            writing_rows: 0,
             first: next,
             next,
             opened: Instant::now(),
@@ -215,7 +219,7 @@ impl Actor for Batcher {
             }
             BatcherMsg::Stalled => {
                 state.backlog.clear();
-                observe::table_stalled(&state.args.table.name, true);
+                state.show_stalled(true);
             }
             BatcherMsg::Written(written) => state.written(&myself, written?),
             BatcherMsg::Drain { through, reply } => {
@@ -271,7 +275,7 @@ impl BatcherState {
         let late = self.writing && self.began.elapsed() >= CUT_PATIENCE && self.must_cut() && !self.backlog.is_empty();
         if late && !self.args.stalled.swap(true, Ordering::Relaxed) {
             self.backlog.clear();
-            observe::table_stalled(&self.args.table.name, true);
+            self.show_stalled(true);
         }
     }
 
@@ -396,8 +400,8 @@ impl BatcherState {
         };
         let (buffer, pushed) = workers::blocking(encode).await.map_err(|e| ActorFailure::Again(e.to_string()))?;
         pushed.map_err(|e| ActorFailure::Again(e.to_string()))?;
-        observe::table_open_rows(&self.args.table.name, buffer.rows());
         self.buffer = Some(buffer);
+        self.show_open_rows();
         self.next = last + 1;
         fault_point::reached(if self.recut.is_some() { fault_point::RECUTTING } else { fault_point::ROWS_TAKEN });
         Ok(())
@@ -420,6 +424,7 @@ impl BatcherState {
     fn cut(&mut self, myself: &ActorRef<BatcherMsg>) -> Result<(), ActorFailure> {
         // Without rows (all of the range is gone, or none has a place in a table) the cursor moves all the same.
         let buffer = self.buffer.take().unwrap_or_else(|| self.args.table.format.open());
+        self.writing_rows = buffer.rows();
         let (first, last) = (self.first, self.next - 1);
         self.first = self.next;
         (self.writing, self.began) = (true, Instant::now());
@@ -448,15 +453,25 @@ impl BatcherState {
     }
 
     fn written(&mut self, myself: &ActorRef<BatcherMsg>, output: Output) {
-        self.writing = false;
+        (self.writing, self.writing_rows) = (false, 0);
+        self.show_open_rows();
         self.args.output = output;
         self.args.source.report(&self.args.status, &self.args.table.name, &output);
         if self.args.stalled.swap(false, Ordering::Relaxed) {
-            observe::table_stalled(&self.args.table.name, false);
+            self.show_stalled(false);
             self.read_on(myself); // what the router kept back meanwhile
         }
         let Output { rows, files, bytes, .. } = output;
         observe::table_written(&self.args.table.name, self.args.partition, rows, files, bytes);
+    }
+
+    fn show_stalled(&self, stalled: bool) {
+        observe::table_stalled(&self.args.table.name, self.args.partition, stalled);
+    }
+
+    fn show_open_rows(&self) {
+        let rows = self.buffer.as_ref().map_or(0, |buffer| buffer.rows()) + self.writing_rows;
+        observe::table_open_rows(&self.args.table.name, self.args.partition, rows);
     }
 
     fn is_drained(&self) -> bool {
@@ -467,6 +482,12 @@ impl BatcherState {
         if let Some((_, reply)) = self.drain.take() {
             reply.send(()).ok(); // whoever asked may have stopped waiting
         }
+    }
+}
+
+impl Drop for BatcherState {
+    fn drop(&mut self) {
+        observe::table_open_rows(&self.args.table.name, self.args.partition, 0); // its successor reads them again
     }
 }
 

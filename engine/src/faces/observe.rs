@@ -1,9 +1,13 @@
 //! The metrics of the faces: the feature API's own, and the numbers that partitions keep for themselves, which are
 //! exported when somebody looks.
 
-use std::sync::atomic::Ordering;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+};
 
 use keyloom_actors::{
+    checkpoint::record::Counters,
     dead_letter::Reason,
     partition::status::Status,
     timestamp::{Clock, SystemClock, Timestamp},
@@ -24,7 +28,11 @@ pub fn describe() {
     );
     describe_counter!("keyloom_dropped_total", Unit::Count, "Events that were gone before they could be processed.");
     describe_gauge!("keyloom_lag_events", Unit::Count, "Events in the log that were not handed to sessions yet.");
-    describe_gauge!("keyloom_lag_seconds", Unit::Seconds, "Age of the last event handed on, while there is lag.");
+    describe_gauge!(
+        "keyloom_lag_seconds",
+        Unit::Seconds,
+        "While there is lag, how long ago the log had no more than was handed on."
+    );
     describe_gauge!("keyloom_in_flight_events", Unit::Count, "Events in the log that have not ended in any way yet.");
     describe_gauge!("keyloom_in_flight_bytes", Unit::Bytes, "Memory of events between router, sessions and tables.");
     describe_gauge!("keyloom_sessions_live", Unit::Count, "Sessions in memory.");
@@ -36,7 +44,7 @@ pub fn describe() {
     describe_gauge!("keyloom_evicted_state_bytes", Unit::Bytes, "Evicted state waiting for a checkpoint.");
     describe_gauge!("keyloom_emitted_row_bytes", Unit::Bytes, "Emitted rows waiting for a checkpoint.");
     describe_gauge!("keyloom_outbox_bytes", Unit::Bytes, "Emitted rows in checkpoints that wait for the lake.");
-    describe_gauge!("keyloom_checkpoint_age_seconds", Unit::Seconds, "Time since the last checkpoint committed.");
+    describe_gauge!("keyloom_checkpoint_age_seconds", Unit::Seconds, "How long events have waited for a checkpoint.");
     describe_gauge!("keyloom_partition_running", Unit::Count, "1 while the partition runs.");
     describe_gauge!(
         "keyloom_careful",
@@ -101,48 +109,51 @@ pub fn dead_letters_changed(action: &'static str, count: u64) {
 /// Brings the exported numbers of all partitions up to date.
 pub fn export(view: &View) {
     let now = SystemClock.now();
-    let mut dead = std::collections::BTreeMap::<String, u64>::new();
-    let mut dropped = std::collections::BTreeMap::<String, u64>::new();
     for (number, status) in view.statuses.iter().enumerate() {
-        let counters = status.counters();
-        export_partition(&number.to_string(), status, &counters, now);
-        counters.dead_lettered.iter().for_each(|(reason, n)| *dead.entry(reason.clone()).or_default() += n);
-        counters.dropped.iter().for_each(|(reason, n)| *dropped.entry(reason.clone()).or_default() += n);
+        export_partition(&number.to_string(), status, now);
     }
-    for reason in Reason::ALL {
-        let n = dead.get(reason.label()).copied().unwrap_or(0);
-        counter!("keyloom_dead_letters_total", "reason" => reason.label()).absolute(n);
-    }
-    for reason in ["retention", "before_start"] {
-        counter!("keyloom_dropped_total", "reason" => reason).absolute(dropped.get(reason).copied().unwrap_or(0));
-    }
+    export_counts(&view.statuses);
     if let Some(always) = view.durability.fsync_always {
         gauge!("keyloom_log_fsync_always").set(if always { 1.0 } else { 0.0 });
     }
     gauge!("keyloom_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
 }
 
-fn export_partition(
-    partition: &str,
-    status: &Status,
-    counters: &keyloom_actors::checkpoint::record::Counters,
-    now: Timestamp,
-) {
-    let label = || partition.to_owned();
-    let outcomes = [
-        ("applied", counters.applied),
-        ("duplicate", counters.duplicate),
-        ("dead_lettered", counters.dead()),
-        ("dropped", counters.dropped()),
-    ];
-    for (outcome, n) in outcomes {
-        counter!("keyloom_events_total", "partition" => label(), "outcome" => outcome).absolute(n);
+/// How events ended since the log began. Nobody knows that before a partition has read its checkpoint, and 0 would be wrong:
+/// whoever computes increases would take all that ever ended for new. So the counts of a partition begin when it has started,
+/// those over all partitions when all have.
+fn export_counts(statuses: &[Arc<Status>]) {
+    let known: Vec<Option<Counters>> = statuses.iter().map(|status| status.known_counters()).collect();
+    for (number, counters) in known.iter().enumerate().filter_map(|(n, counters)| Some((n, counters.as_ref()?))) {
+        let outcomes = [
+            ("applied", counters.applied),
+            ("duplicate", counters.duplicate),
+            ("dead_lettered", counters.dead()),
+            ("dropped", counters.dropped()),
+        ];
+        for (outcome, n) in outcomes {
+            counter!("keyloom_events_total", "partition" => number.to_string(), "outcome" => outcome).absolute(n);
+        }
     }
+    let Some(known) = known.into_iter().collect::<Option<Vec<_>>>() else { return };
+    let mut all = Counters::default();
+    known.iter().for_each(|counters| all.add(counters));
+    let of = |ends: &BTreeMap<String, u64>, reason: &str| ends.get(reason).copied().unwrap_or(0);
+    for reason in Reason::ALL.map(Reason::label) {
+        counter!("keyloom_dead_letters_total", "reason" => reason).absolute(of(&all.dead_lettered, reason));
+    }
+    for reason in ["retention", "before_start"] {
+        counter!("keyloom_dropped_total", "reason" => reason).absolute(of(&all.dropped, reason));
+    }
+}
+
+fn export_partition(partition: &str, status: &Status, now: Timestamp) {
+    let label = || partition.to_owned();
     let last = status.log_last.load(Ordering::Relaxed);
     let (lag, lag_seconds) = status.lag(now);
     gauge!("keyloom_lag_events", "partition" => label()).set(lag as f64);
     gauge!("keyloom_lag_seconds", "partition" => label()).set(lag_seconds);
-    let in_flight = last.saturating_sub(counters.total());
+    let in_flight = last.saturating_sub(status.counters().total());
     gauge!("keyloom_in_flight_events", "partition" => label()).set(in_flight as f64);
     let bytes = status.in_flight_bytes.load(Ordering::Relaxed);
     gauge!("keyloom_in_flight_bytes", "partition" => label()).set(bytes as f64);
@@ -155,12 +166,59 @@ fn export_partition(
     let rows = status.rows_bytes.load(Ordering::Relaxed).max(0);
     gauge!("keyloom_emitted_row_bytes", "partition" => label()).set(rows as f64);
     gauge!("keyloom_outbox_bytes", "partition" => label()).set(status.outbox_bytes() as f64);
-    let at = Timestamp(status.checkpoint_at.load(Ordering::Relaxed));
-    let age = if at.0 > 0 { now.seconds_since(at) } else { 0.0 };
-    gauge!("keyloom_checkpoint_age_seconds", "partition" => label()).set(age);
+    gauge!("keyloom_checkpoint_age_seconds", "partition" => label()).set(status.uncommitted_for(now));
     let running = if status.running.load(Ordering::Relaxed) { 1.0 } else { 0.0 };
     gauge!("keyloom_partition_running", "partition" => label()).set(running);
     let careful = if status.careful.load(Ordering::Relaxed) { 1.0 } else { 0.0 };
     gauge!("keyloom_careful", "partition" => label()).set(careful);
     gauge!("keyloom_starts_without_progress", "partition" => label()).set(status.starts.load(Ordering::Relaxed) as f64);
+}
+
+#[cfg(test)]
+mod tests {
+    use keyloom_actors::checkpoint::counts::Counts;
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+
+    #[test]
+    fn what_goes_wrong_is_counted_from_0_on() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, keyloom_actors::observe::describe);
+        let text = recorder.handle().render();
+        for series in [
+            r#"keyloom_actor_restarts_total{actor="session",cause="panic"} 0"#,
+            r#"keyloom_timers_total{outcome="given_up"} 0"#,
+            "keyloom_commit_retries_total 0",
+        ] {
+            assert!(text.lines().any(|line| line == series), "{series} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn counts_begin_with_what_the_checkpoint_says_and_never_go_back() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let statuses = [Arc::new(Status::default()), Arc::default()];
+        let values = |name: &str| -> Vec<String> {
+            metrics::with_local_recorder(&recorder, || export_counts(&statuses));
+            let text = recorder.handle().render();
+            let ends = [r#"outcome="applied"} "#, r#"reason="reject"} "#];
+            let lines = text.lines().filter(|line| line.starts_with(name) && ends.iter().any(|end| line.contains(end)));
+            let mut values: Vec<_> = lines.map(|line| line.rsplit(' ').next().unwrap_or_default().to_owned()).collect();
+            values.sort();
+            values
+        };
+        let (events, dead) = ("keyloom_events_total", "keyloom_dead_letters_total");
+        assert_eq!((values(events).len(), values(dead).len()), (0, 0), "nobody knows yet");
+        let mut base = Counters { applied: 700, ..Counters::default() };
+        base.add_dead(Reason::Reject);
+        statuses[1].start_from(&base, 701, u64::MAX);
+        statuses[1].add(&Counts { applied: 5, ..Counts::default() });
+        assert_eq!((values(events), values(dead).len()), (vec!["705".to_owned()], 0));
+        statuses[0].start_from(&base, 701, u64::MAX);
+        assert_eq!((values(events), values(dead)), (vec!["700".to_owned(), "705".to_owned()], vec!["2".to_owned()]));
+        // It starts again from its checkpoint, in the same process.
+        statuses[1].start_from(&base, 701, u64::MAX);
+        assert_eq!((values(events), values(dead)), (vec!["700".to_owned(), "705".to_owned()], vec!["2".to_owned()]));
+    }
 }

@@ -45,7 +45,7 @@ impl Status {
 pub struct Progress {
     /// Events that its log has beyond what was handed to sessions.
     pub lag_events: u64,
-    /// How long ago the last event that was handed to a session was stored, in seconds, while there is lag.
+    /// While there is lag, how long ago the log had no more than was handed to sessions, in seconds.
     pub lag_seconds: f64,
     /// What is served of it may be older than it should be.
     pub stale: bool,

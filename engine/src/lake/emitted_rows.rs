@@ -90,6 +90,7 @@ impl EmittedRows {
         let schema: SchemaRef = Arc::new(Schema::new(fields));
         let format = ParquetFormat::new(table.name, partition, schema.clone(), zstd_level, &[], &[EXTRA]);
         format.open().map_err(|e| format!("Parquet takes no such columns: {e}"))?;
+        observe::table_begins(table.name);
         let table = Table { name: table.name.to_owned(), partition, schema, own, times };
         Ok(Self { table: Arc::new(table), format: Arc::new(format) })
     }

@@ -5,24 +5,53 @@
 
 use std::time::Duration;
 
+use async_nats::StatusCode;
+use bytes::Bytes;
+use futures_util::StreamExt;
 use keyloom_actors::ports::Durability;
 use serde_json::Value;
+use tokio::time::{Instant, timeout_at};
 
 use super::Connection;
 
-/// Where servers answer with their JetStream settings, where our account may ask.
+/// Where servers answer with their JetStream settings, where our account may ask: every server that hears it does.
 const SETTINGS_SUBJECT: &str = "$SYS.REQ.SERVER.PING.JSZ";
-/// Longest wait for it. Nobody answers most accounts.
-const SETTINGS_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long their answers are gathered, because nobody says how many there are. Most accounts hear at once that nobody answers.
+const SETTINGS_WAIT: Duration = Duration::from_millis(500);
+/// Servers that are listened to.
+const SERVERS_MAX: usize = 1_000;
 
 /// Finds out how safe an acknowledged write is. After the log and the store are opened it knows the replicas, too.
 pub async fn probe(connection: &Connection) -> Durability {
-    let request = async_nats::Request::new().timeout(Some(SETTINGS_TIMEOUT));
-    let answer = connection.control().client.send_request(SETTINGS_SUBJECT, request).await;
-    let answer = answer.ok().and_then(|message| serde_json::from_slice::<Value>(&message.payload).ok());
-    let fsync_always = answer.as_ref().and_then(fsync_always);
-    let description = describe(&connection.server_version(), connection.replicas(), fsync_always);
+    let replicas = connection.replicas();
+    let fsync_always = of_all(&ask_servers(connection).await, replicas);
+    let description = describe(&connection.server_version(), replicas, fsync_always);
     Durability { description, fsync_always }
+}
+
+/// What each server says that tells.
+async fn ask_servers(connection: &Connection) -> Vec<bool> {
+    let (client, until) = (&connection.control().client, Instant::now() + SETTINGS_WAIT);
+    let inbox = client.new_inbox();
+    let mut told = Vec::new();
+    let Ok(mut answers) = client.subscribe(inbox.clone()).await else { return told };
+    if client.publish_with_reply(SETTINGS_SUBJECT, inbox, Bytes::new()).await.is_err() {
+        return told; // as if nobody answered
+    }
+    while told.len() < SERVERS_MAX
+        && let Ok(Some(answer)) = timeout_at(until, answers.next()).await
+        && answer.status != Some(StatusCode::NO_RESPONDERS)
+    {
+        told.extend(serde_json::from_slice(&answer.payload).ok().as_ref().and_then(fsync_always));
+    }
+    told
+}
+
+/// What holds wherever a stream has its copies, now or later: one server that does not fsync is enough to lose, and fewer
+/// answers than copies say nothing about the others.
+fn of_all(told: &[bool], replicas: Option<usize>) -> Option<bool> {
+    let all = told.iter().all(|always| *always);
+    (!all || told.len() >= replicas.unwrap_or(1).max(1)).then_some(all)
 }
 
 /// What a server's answer says: `sync_always` is there when it is true, and absent otherwise.
@@ -76,6 +105,14 @@ mod tests {
         assert_eq!(with(json!({ "sync_interval": 120_000_000_000_u64, "sync_always": true })), Some(true));
         assert_eq!(with(json!({})), None);
         assert_eq!(fsync_always(&json!({ "error": "no" })), None);
+    }
+
+    #[test]
+    fn all_servers_must_say_it() {
+        assert_eq!(of_all(&[], None), None);
+        assert_eq!((of_all(&[true], Some(1)), of_all(&[true; 3], Some(3))), (Some(true), Some(true)));
+        assert_eq!((of_all(&[true, false, true], Some(3)), of_all(&[false], Some(3))), (Some(false), Some(false)));
+        assert_eq!(of_all(&[true; 2], Some(3)), None, "the third may be another one");
     }
 
     #[test]

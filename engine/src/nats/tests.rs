@@ -628,6 +628,31 @@ async fn the_durability_says_what_is_known() {
     assert!(durability.description.contains("R1"), "{}", durability.description);
 }
 
+#[tokio::test]
+async fn the_durability_is_that_of_the_weakest_server() {
+    // In an account that is not the system's, anybody may answer in the place of servers.
+    let server = Server::with_jetstream();
+    let connection = server.connect().await;
+    open_store(&connection, store_options()).await.unwrap();
+    let client = connection.control().client.clone();
+    let mut asked = client.subscribe("$SYS.REQ.SERVER.PING.JSZ").await.unwrap();
+    client.flush().await.unwrap();
+    let answers = tokio::spawn(async move {
+        for last in [true, false] {
+            let reply = asked.next().await.unwrap().reply.unwrap();
+            for always in [true, last] {
+                let config = serde_json::json!({ "sync_interval": 1, "sync_always": always });
+                let answer = serde_json::json!({ "data": { "config": config } }).to_string();
+                client.publish(reply.clone(), answer.into()).await.unwrap();
+            }
+        }
+    });
+    assert_eq!(probe(&connection).await.fsync_always, Some(true));
+    let durability = probe(&connection).await;
+    assert_eq!(durability.fsync_always, Some(false), "{}", durability.description);
+    answers.await.unwrap();
+}
+
 /// Not a check: how fast an unoptimised build drains and appends here. Run it with `--ignored --nocapture`.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "prints rates"]

@@ -49,7 +49,7 @@ pub(super) struct FeatureAnswer {
 #[derive(Serialize, ToSchema)]
 struct Lag {
     events: u64,
-    /// How long ago the last event that was handed to a session was stored, while there are such events.
+    /// While there are such events, how long ago the log had none, in seconds.
     #[schema(minimum = 0)]
     seconds: f64,
 }

@@ -67,7 +67,7 @@ pub async fn run(topology: Topology, engine: &Engine) -> anyhow::Result<()> {
     let inspector = Inspector::new(Arc::clone(&log), Arc::clone(&store), keys, partitions, factory);
     let desk = Desk::new(log, store, key_paths(&topology), topology.engine.partitions, Arc::new(SystemClock));
     let reader = Arc::new(feature_reader(&running));
-    let (health, grpc_health) = grpc::health_routes().await;
+    let health = Arc::new(grpc::Health::new().await);
     let faces = Faces {
         ingest: front_door::http::routes(Arc::clone(&door)),
         ingest_calls: grpc::ingest_routes(door, key_member(&topology)),
@@ -78,11 +78,13 @@ pub async fn run(topology: Topology, engine: &Engine) -> anyhow::Result<()> {
             .merge(faces::metrics::routes(Arc::clone(&view)))
             .merge(faces::dead_letters::routes(desk))
             .merge(faces::keys::routes(Arc::clone(&view), inspector)),
-        everywhere: openapi::routes().merge(grpc::reflection_routes()?).merge(health),
+        everywhere: openapi::routes().merge(grpc::reflection_routes()?).merge(health.routes()),
     };
     let listening = Listening::start(&topology, faces.guarded(&Gatekeeper::new(rules))).await?;
     let owner = OwnerFile::write(&topology, &listening)?;
+    tokio::spawn(tell_health(Arc::clone(&health), Arc::clone(&view)));
     wait_until_running(&mut running).await?;
+    health.tell(|use_| view.readiness(use_).ready).await;
     print!("{}", listening.announcement(&topology.engine.name));
     println!("durability: {}", running.homes.durability.description);
 
@@ -95,7 +97,7 @@ pub async fn run(topology: Topology, engine: &Engine) -> anyhow::Result<()> {
         },
     };
     view.draining.store(true, Ordering::Relaxed);
-    grpc::stop_serving(&grpc_health).await;
+    health.tell(|use_| view.readiness(use_).ready).await;
     listening.server.stop();
     if ended.is_ok() {
         let limit = topology.engine.drain_limit;
@@ -196,6 +198,14 @@ fn front_door(topology: &Topology, running: &Running, rules: &Arc<Rules>) -> Fro
     )
     .with_admissions(Admissions::new(Arc::clone(rules)))
     .with_cookie(topology.ingest.cookie.clone())
+}
+
+/// Keeps gRPC's health at what `/readyz` says. It goes with the runtime.
+async fn tell_health(health: Arc<grpc::Health>, view: Arc<View>) {
+    loop {
+        health.tell(|use_| view.readiness(use_).ready).await;
+        tokio::time::sleep(grpc::HEALTH_EVERY).await;
+    }
 }
 
 async fn wait_until_running(running: &mut Running) -> anyhow::Result<()> {

@@ -42,6 +42,7 @@ struct Problem {
         admin::livez,
         admin::health,
         admin::readyz,
+        admin::readyz_ingest,
         admin::status,
         admin::metrics,
         admin::key,

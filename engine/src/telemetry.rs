@@ -2,6 +2,7 @@
 
 use std::{io::IsTerminal, panic, time::Duration};
 
+use keyloom_actors::complaints::Complaints;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, fmt};
 
@@ -31,6 +32,9 @@ pub enum LogFormat {
     Json,
 }
 
+/// Panics at one place of a handler may come with every event.
+static PANICS: Complaints = Complaints::new();
+
 /// Starts logging to stderr, and makes panics of handlers log lines instead of backtraces.
 pub fn start_logs(format: LogFormat) {
     let filter = EnvFilter::try_from_env("KEYLOOM_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
@@ -42,9 +46,10 @@ pub fn start_logs(format: LogFormat) {
     started.ok(); // a test, or a program around the library, may have its own
     panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let Some(left_out) = PANICS.due_now(&place) else { return };
         let text = panic.payload().downcast_ref::<&str>().map(|s| (*s).to_owned());
         let text = text.or_else(|| panic.payload().downcast_ref::<String>().cloned()).unwrap_or_default();
-        tracing::error!(place, text, "panic");
+        tracing::error!(place, text, left_out, "panic");
     }));
 }
 

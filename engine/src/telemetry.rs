@@ -4,7 +4,7 @@ use std::{io::IsTerminal, panic, time::Duration};
 
 use keyloom_actors::complaints::Complaints;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing_subscriber::{EnvFilter, filter::LevelFilter, fmt};
 
 /// What is logged unless `KEYLOOM_LOG` says otherwise. ractor makes a span per actor at its info level, which nobody can
 /// afford with a session per user.
@@ -37,7 +37,9 @@ static PANICS: Complaints = Complaints::new();
 
 /// Starts logging to stderr, and makes panics of handlers log lines instead of backtraces.
 pub fn start_logs(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("KEYLOOM_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    let wanted = std::env::var("KEYLOOM_LOG").ok();
+    let filter = wanted.and_then(|wanted| EnvFilter::try_new(without_actors(wanted)).ok());
+    let filter = filter.unwrap_or_else(|| EnvFilter::new(DEFAULT_FILTER));
     let logs = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     let started = match format {
         LogFormat::Text => logs.with_target(false).try_init(),
@@ -51,6 +53,17 @@ pub fn start_logs(format: LogFormat) {
         let text = text.or_else(|| panic.payload().downcast_ref::<String>().cloned()).unwrap_or_default();
         tracing::error!(place, text, left_out, "panic");
     }));
+}
+
+/// `filter` without the spans of actors, unless it names them itself or is quieter than they are anyway.
+fn without_actors(filter: String) -> String {
+    let directives = || filter.split(',');
+    let names_actors = directives().any(|directive| directive.starts_with("ractor"));
+    let others = directives().filter_map(|directive| directive.parse::<LevelFilter>().ok()).next_back();
+    if names_actors || others.is_none_or(|level| level <= LevelFilter::WARN) {
+        return filter;
+    }
+    format!("{filter},ractor=warn")
 }
 
 /// Installs the recorder behind every metric of the process; the handle renders the Prometheus text. Within a runtime.
@@ -67,4 +80,43 @@ pub fn start_metrics() -> anyhow::Result<PrometheusHandle> {
         }
     });
     Ok(metrics)
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::{Level, subscriber::with_default};
+
+    use super::*;
+
+    #[test]
+    fn spans_of_actors_cost_nothing_unless_they_are_asked_for() {
+        // Whether there are spans of actors, and what others log.
+        let cases = [
+            (DEFAULT_FILTER, false, Level::INFO),
+            ("info", false, Level::INFO),
+            ("keyloom_engine=warn,debug", false, Level::DEBUG),
+            ("trace,ractor=info", true, Level::TRACE),
+            ("ractor::actor=info,warn", true, Level::WARN),
+            ("error", false, Level::ERROR),
+        ];
+        for (wanted, actors, others) in cases {
+            let filter = EnvFilter::new(without_actors(wanted.to_owned()));
+            let log = fmt().with_env_filter(filter).with_writer(std::io::sink).finish();
+            with_default(log, || {
+                assert_eq!(tracing::span_enabled!(target: "ractor::actor", Level::INFO), actors, "{wanted}");
+                let is_logged = [
+                    (tracing::enabled!(target: "other", Level::ERROR), Level::ERROR),
+                    (tracing::enabled!(target: "other", Level::WARN), Level::WARN),
+                    (tracing::enabled!(target: "other", Level::INFO), Level::INFO),
+                    (tracing::enabled!(target: "other", Level::DEBUG), Level::DEBUG),
+                    (tracing::enabled!(target: "other", Level::TRACE), Level::TRACE),
+                ];
+                for (is_logged, level) in is_logged {
+                    assert_eq!(is_logged, level <= others, "{wanted} {level}");
+                }
+            });
+        }
+        assert_eq!(without_actors("error".to_owned()), "error", "actors are not louder than the rest");
+        assert_eq!(without_actors("off".to_owned()), "off");
+    }
 }

@@ -2,8 +2,8 @@
 
 use std::{io::IsTerminal, panic, time::Duration};
 
-use keyloom_actors::complaints::Complaints;
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use keyloom_actors::{complaints::Complaints, observe::LAKE_PUT_SECONDS};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter, fmt};
 
 /// What is logged unless `KEYLOOM_LOG` says otherwise. ractor makes a span per actor at its info level, which nobody can
@@ -15,6 +15,9 @@ const SECONDS: &[f64] = &[
     0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
     30.0, 60.0,
 ];
+
+/// Further buckets of puts into the lake, which give up after a quarter of an hour.
+const PUT_SECONDS: &[f64] = &[120.0, 300.0, 900.0];
 
 /// Buckets of histograms of keys per request.
 const KEYS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0];
@@ -66,12 +69,17 @@ fn without_actors(filter: String) -> String {
     format!("{filter},ractor=warn")
 }
 
+/// The buckets of each histogram; a whole name goes before the end of one.
+fn with_buckets() -> Result<PrometheusBuilder, BuildError> {
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Full(LAKE_PUT_SECONDS.to_owned()), &[SECONDS, PUT_SECONDS].concat())?
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)?
+        .set_buckets_for_metric(Matcher::Suffix("_keys".to_owned()), KEYS)
+}
+
 /// Installs the recorder behind every metric of the process; the handle renders the Prometheus text. Within a runtime.
 pub fn start_metrics() -> anyhow::Result<PrometheusHandle> {
-    let builder = PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)?
-        .set_buckets_for_metric(Matcher::Suffix("_keys".to_owned()), KEYS)?;
-    let metrics = builder.install_recorder()?;
+    let metrics = with_buckets()?.install_recorder()?;
     let kept = metrics.clone();
     tokio::spawn(async move {
         loop {
@@ -87,6 +95,21 @@ mod tests {
     use tracing::{Level, subscriber::with_default};
 
     use super::*;
+
+    #[test]
+    fn puts_into_the_lake_are_timed_for_minutes() {
+        let recorder = with_buckets().expect("buckets").build_recorder();
+        let metrics = recorder.handle();
+        metrics::with_local_recorder(&recorder, || {
+            keyloom_actors::observe::put(200.0);
+            metrics::histogram!("x_seconds").record(200.0);
+        });
+        let text = metrics.render();
+        let count = |bucket: &str| text.lines().find_map(|line| line.strip_prefix(bucket)?.trim().parse::<u64>().ok());
+        let put = |le: &str| count(&format!("{LAKE_PUT_SECONDS}_bucket{{le=\"{le}\"}}"));
+        assert_eq!(["60", "120", "300", "900"].map(put), [Some(0), Some(0), Some(1), Some(1)], "{text}");
+        assert_eq!((count("x_seconds_bucket{le=\"60\"}"), count("x_seconds_bucket{le=\"300\"}")), (Some(0), None));
+    }
 
     #[test]
     fn spans_of_actors_cost_nothing_unless_they_are_asked_for() {

@@ -4,12 +4,17 @@
 CARGO ?= cargo
 # The profile's folder; scripts find the binary there.
 TARGET := $(or $(CARGO_TARGET_DIR),target)/release
+# A word for each part between spaces. The allocator's configure script takes no path with any.
+BUILT_IN := $(if $(filter /%,$(firstword $(CARGO_TARGET_DIR))),,$(CURDIR)/)$(or $(CARGO_TARGET_DIR),target)
+ifneq ($(words $(BUILT_IN)),1)
+$(error There is a space in the path "$(BUILT_IN)", and jemalloc cannot be built there: clone to a path without one, or set CARGO_TARGET_DIR to a folder that has none)
+endif
 
 .PHONY: demo test faults fuzz bench bench-http bench-features bench-reliability check tools
 
 demo: ## the whole engine on this machine, with live traffic; Ctrl-C ends it, DEMO_SECONDS=20 ends it by itself
 	$(CARGO) build --locked --release --package keyloom-engine --bin keyloom
-	KEYLOOM_BIN=$(TARGET)/keyloom scripts/demo.sh
+	KEYLOOM_BIN="$(TARGET)/keyloom" scripts/demo.sh
 
 test: tools check ## everything, against real servers
 	scripts/test.sh

@@ -29,6 +29,8 @@ DRAIN_MAX = 60
 REQUEST_MAX = 5
 # In the demo a file is cut this often, so that there is something to see.
 CUT_AGE = "5s"
+# The engine is on loopback, where no proxy of the environment leads.
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -49,7 +51,7 @@ def say(text=""):
 
 
 def get(url):
-    with urllib.request.urlopen(url, timeout=REQUEST_MAX) as answer:
+    with DIRECT.open(url, timeout=REQUEST_MAX) as answer:
         return answer.read().decode()
 
 

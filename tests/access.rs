@@ -75,7 +75,7 @@ fn each_role_opens_its_own_door() {
             assert!(answer.json()["error"].is_string() && answer.json()["hint"].is_string(), "{}", answer.body);
         }
     }
-    for path in ["/livez", "/readyz"] {
+    for path in ["/livez", "/readyz", "/readyz/ingest"] {
         assert_eq!(ask(engine.port, "GET", path, &[], b"").status, 200, "{path}");
     }
     assert_eq!(ask(engine.port, "GET", "/nowhere", &[], b"").status, 404);

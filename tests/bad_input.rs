@@ -1,16 +1,19 @@
 //! What is wrong stays harmless and is named: bad events among good ones, bad configuration, servers that are not there
 //! or do not let us in.
 
-use std::{fmt::Write as _, fs, time::Duration};
+use std::{fmt::Write as _, fs, net::TcpListener, time::Duration};
 
 use keyloom_tests::support::{
-    engine::{Engine, S3Lake, Topology, binary, folder, keyloom},
+    engine::{Engine, READY_MAX, S3Lake, Topology, binary, folder, keyloom},
     http, oracle,
     servers::{Nats, S3, free_port},
+    wait_for,
 };
 
 /// How long an engine may try before it gives up on a server that is missing from the start.
 const REFUSE_MAX: Duration = Duration::from_secs(90);
+/// How long an engine that has not started may take to end: less than it waits for a server.
+const END_MAX: Duration = Duration::from_secs(10);
 /// Larger than any event may be.
 const HUGE: usize = 10 * 1024 * 1024;
 
@@ -147,6 +150,23 @@ fn a_missing_bucket_is_named() {
     let s3 = S3::start(folder.path(), &[], false);
     let lake = S3Lake { endpoint: s3.url(), bucket: "no-such-lake".to_owned() };
     refuses(folder.path(), &Topology { s3: Some(lake), ..Topology::default() }, &["no-such-lake", "create"]);
+}
+
+#[test]
+fn an_engine_that_waits_for_a_server_ends_when_it_is_told() {
+    for signal in ["TERM", "INT"] {
+        let folder = folder();
+        // It takes connections and says nothing.
+        let server = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        server.set_nonblocking(true).expect("a socket");
+        let endpoint = format!("http://{}", server.local_addr().expect("an address"));
+        let s3 = Some(S3Lake { endpoint, bucket: "lake".to_owned() });
+        let mut engine = Engine::launch(&binary("keyloom"), folder.path(), &Topology { s3, ..Topology::default() });
+        let _held = wait_for("the engine to ask", READY_MAX, || server.accept().map_err(|error| error.to_string()));
+        engine.process.signal(signal);
+        assert_eq!(engine.process.wait(END_MAX), 0, "{signal}: {}", engine.process.output());
+        assert!(!folder.path().join("data/owner.json").exists(), "nobody is sent to it");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::{thread, time::Duration};
 
 use keyloom_tests::support::{
     engine::{Engine, Topology, folder},
-    http,
+    grpc, http,
     servers::Nats,
     wait_for,
 };
@@ -123,6 +123,8 @@ fn without_its_broker_what_is_in_memory_is_served_as_stale() {
     let written = write(&engine, &[event("ada", 1)]);
     let (status, answer) = get(&engine, &format!("/v1/features/ada?min_seq={}&wait=10s", written["seq"]["seq"]));
     assert_eq!((status, &answer["stale"]), (200, &Value::Null), "{answer}");
+    let served = || ["", "keyloom.v1.Features", "keyloom.v1.Ingest"].map(|service| is_served(&engine, service));
+    assert_eq!((served(), get(&engine, "/readyz/ingest").0), ([true; 3], 200));
     nats.process.kill();
     let answer = wait_for("the engine to notice", PATIENCE, || {
         let (status, answer) = get(&engine, "/v1/features/ada");
@@ -132,11 +134,48 @@ fn without_its_broker_what_is_in_memory_is_served_as_stale() {
     assert_eq!(answer["features"]["event_count"], 1);
     let (status, answer) = get(&engine, "/v1/features/somebody%20else");
     assert_eq!(status, 503, "{answer}");
+    // A balancer goes on sending readers, and sends events elsewhere.
+    let (status, answer) = get(&engine, "/readyz");
+    assert_eq!((status, &answer["checks"][1]["troubles"][0]), (200, &json!("the log does not answer")), "{answer}");
+    let (status, answer) = get(&engine, "/readyz/ingest");
+    assert_eq!((status, &answer["checks"][1]["reason"]), (503, &json!("the log does not answer")), "{answer}");
+    wait_for("gRPC to say so", PATIENCE, || match served() {
+        [true, true, false] => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    assert_eq!(get(&engine, "/api/status").1["partitions"][0]["log_away"], true);
+    assert_eq!(engine.metrics().count("keyloom_log_away", &[]), 1);
     nats.restart();
     wait_for("it to be fresh again", PATIENCE, || {
         let (status, answer) = get(&engine, "/v1/features/ada");
         if (status, &answer["stale"]) == (200, &Value::Null) { Ok(()) } else { Err(answer.to_string()) }
     });
+    wait_for("events to be welcome again", PATIENCE, || match (served(), get(&engine, "/readyz/ingest")) {
+        ([true, true, true], (200, _)) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    assert_eq!(engine.metrics().count("keyloom_log_away", &[]), 0);
+}
+
+/// A message of gRPC's health with the name of a service.
+#[derive(Clone, PartialEq, prost::Message)]
+struct HealthRequest {
+    #[prost(string, tag = "1")]
+    service: String,
+}
+
+/// And what is said of it: 1 is serving, 2 is not.
+#[derive(Clone, PartialEq, prost::Message)]
+struct HealthResponse {
+    #[prost(int32, tag = "1")]
+    status: i32,
+}
+
+fn is_served(engine: &Engine, service: &str) -> bool {
+    let request = HealthRequest { service: service.to_owned() };
+    let said: grpc::Outcome<HealthResponse> = grpc::call(engine.port, "/grpc.health.v1.Health/Check", &[request]);
+    assert_eq!(said.status, 0, "{service}: {said:?}");
+    said.answers[0].status == 1
 }
 
 #[test]

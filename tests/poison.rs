@@ -28,6 +28,11 @@ fn one_users_panics_are_nobody_elses_problem() {
     assert_eq!(metrics.count("keyloom_dead_letters_total", &[("reason", "panic")]), *victim_events);
     let restarts = metrics.count("keyloom_actor_restarts_total", &[("actor", "session"), ("cause", "panic")]);
     assert!(restarts >= *victim_events, "{restarts} restarts");
+    // The log is told at once, and then seldom.
+    let said = |text: &str| engine.process.stderr().lines().filter(|line| line.contains(text)).count() as u64;
+    for text in ["a session failed and starts again", "panic place="] {
+        assert!((1..restarts).contains(&said(text)), "{text}: {} of {restarts}", said(text));
+    }
     let outcome = |name| metrics.count("keyloom_events_total", &[("outcome", name)]);
     assert_eq!(outcome("dead_lettered"), *victim_events);
     assert_eq!(outcome("applied"), distinct - victim_events);

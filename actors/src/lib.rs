@@ -13,6 +13,7 @@ pub mod backend;
 pub mod budget;
 pub mod careful;
 pub mod checkpoint;
+pub mod complaints;
 pub mod dead_letter;
 pub mod event;
 pub mod failure;

@@ -95,7 +95,7 @@ pub fn describe() {
     );
     describe_histogram!("keyloom_feature_freshness_seconds", Unit::Seconds, "From stored in the log to readable.");
     describe_histogram!("keyloom_commit_duration_seconds", Unit::Seconds, "Time of one batch in the store.");
-    describe_histogram!("keyloom_lake_put_duration_seconds", Unit::Seconds, "Time of one file's put.");
+    describe_histogram!(LAKE_PUT_SECONDS, Unit::Seconds, "Time of one file's put.");
     begin();
 }
 
@@ -248,9 +248,12 @@ pub fn table_written(table: &str, partition: u32, rows: u64, files: u64, bytes: 
     counter!("keyloom_lake_bytes_total", "table" => table, "partition" => partition).absolute(bytes);
 }
 
+/// How long puts take: of all that is timed, only this may take minutes.
+pub const LAKE_PUT_SECONDS: &str = "keyloom_lake_put_duration_seconds";
+
 /// One file's put took this long.
 pub fn put(seconds: f64) {
-    histogram!("keyloom_lake_put_duration_seconds").record(seconds);
+    histogram!(LAKE_PUT_SECONDS).record(seconds);
 }
 
 /// A file's put has to be tried again.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::{mpsc, oneshot};
 
@@ -21,12 +22,12 @@ impl RootHandle {
         started.map(|(root, _)| Self(root)).map_err(|error| error.to_string())
     }
 
-    /// Stops pulling, publishes, checkpoints and writes tables; false when `limit` passed first. Nothing is lost then: the
-    /// next start goes on from the last checkpoint.
+    /// Stops pulling, publishes, checkpoints and writes tables, in every partition that runs; false when one did not run, or
+    /// `limit` passed first. Nothing is lost then: the next start goes on from the last checkpoint.
     pub async fn drain(&self, limit: Duration) -> bool {
         let (reply, drained) = oneshot::channel();
         let asked = self.0.cast(RootMsg::Drain(reply)).is_ok();
-        asked && matches!(tokio::time::timeout(limit, drained).await, Ok(Ok(())))
+        asked && matches!(tokio::time::timeout(limit, drained).await, Ok(Ok(true)))
     }
 }
 
@@ -43,8 +44,8 @@ pub struct RootArguments {
 
 /// What root is told.
 pub enum RootMsg {
-    /// Drain all partitions, then answer.
-    Drain(oneshot::Sender<()>),
+    /// Drain all partitions, then answer whether each of them was drained.
+    Drain(oneshot::Sender<bool>),
 }
 
 /// The state.
@@ -78,20 +79,20 @@ impl Actor for Root {
         state: &mut RootState,
     ) -> Result<(), ActorProcessingErr> {
         let RootMsg::Drain(reply) = message;
-        let mut waits = Vec::new();
-        for (partition, _) in &state.partitions {
+        let ask = |(actor, plan): &(ActorRef<PartitionMsg>, PartitionPlan)| {
             let (ask, drained) = oneshot::channel();
-            if partition.cast(PartitionMsg::Drain(ask)).is_ok() {
-                waits.push(drained);
-            }
-        }
+            drop(actor.cast(PartitionMsg::Drain(ask))); // the question of one that is gone goes with it, which is its answer
+            let partition = plan.partition;
+            async move { drained.await.is_err().then_some(partition) }
+        };
+        // All of them: one that cannot be drained must not keep the others from it.
+        let waits = join_all(state.partitions.iter().map(ask).collect::<Vec<_>>());
         tokio::spawn(async move {
-            for wait in waits {
-                if wait.await.is_err() {
-                    return; // not drained; the reply goes with this task, which says so
-                }
+            let left: Vec<u32> = waits.await.into_iter().flatten().collect();
+            if !left.is_empty() {
+                tracing::warn!(partitions = ?left, "these partitions did not run, or failed, and were not drained");
             }
-            reply.send(()).ok(); // whoever asked may have stopped waiting
+            reply.send(left.is_empty()).ok(); // whoever asked may have stopped waiting
         });
         Ok(())
     }

@@ -515,6 +515,29 @@ fn a_drain_without_the_lake_gives_up_and_loses_nothing() {
 }
 
 #[test]
+fn a_partition_that_does_not_run_keeps_no_other_from_its_drain() {
+    let worlds = [World::new(), World::new()];
+    let mut setup = Setup { checkpoint_every: HOUR, ..Setup::default() };
+    setup.tables[0].cut.age = HOUR;
+    worlds[0].gets.set(Mode::Fail); // what it needs to know before it can start
+    worlds[1].append(round_robin(300, 0, 5_500));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let (life, workers) = (Arc::new(Life::long()), Arc::new(Workers::start(2).expect("workers")));
+    let plan = |world| setup.plan(world, &life, Arc::new(SystemClock), Arc::clone(&workers));
+    let partitions = vec![plan(&worlds[0]), plan(&worlds[1])];
+    let statuses = [&partitions[0], &partitions[1]].map(|plan| Arc::clone(&plan.status));
+    let (lost, _keep) = tokio::sync::mpsc::unbounded_channel();
+    let root = runtime.block_on(RootHandle::start(RootArguments { partitions, lost })).expect("a root");
+    let ready = || statuses[0].trouble().is_some() && statuses[1].routed.load(Relaxed) == 5_500;
+    support::wait("one runs and the other does not", ready, || format!("{statuses:?}"));
+    assert!(!runtime.block_on(root.drain(support::LIMIT)), "one is not drained");
+    life.end();
+    Expect::of(&worlds[1], setup.attempts).check(&worlds[1], &setup.tables());
+    runtime.shutdown_background();
+}
+
+#[test]
 fn a_drain_right_after_a_kill_completes() {
     let world = World::new();
     let setup = Setup { checkpoint_every: HOUR, ..Setup::default() };

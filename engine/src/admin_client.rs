@@ -27,6 +27,15 @@ pub struct AdminClient {
     address: String,
 }
 
+/// The engine has not done it, or not all of it.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct NotDone {
+    text: String,
+    /// What it answered.
+    pub body: Bytes,
+}
+
 impl AdminClient {
     /// Of the engine at `address`, such as `127.0.0.1:8080`.
     pub fn new(address: String, way: Way) -> Self {
@@ -59,7 +68,10 @@ impl AdminClient {
                 "{address} does not let this command in: {}; give a token by --token-file or KEYLOOM_TOKEN",
                 said(&body)
             )),
-            status => Err(anyhow!("{address} answered with status {}: {}", status.as_u16(), said(&body))),
+            status => {
+                let text = format!("{address} answered with status {}: {}", status.as_u16(), said(&body));
+                Err(NotDone { text, body }.into())
+            }
         }
     }
 }

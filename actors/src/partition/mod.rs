@@ -177,7 +177,7 @@ impl Actor for Partition {
         state: &mut PartitionState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            PartitionMsg::Start if state.tree.is_none() => {
+            PartitionMsg::Start if state.tree.is_none() && !state.draining => {
                 match grow(&state.plan, &mut state.first_epoch, &myself).await {
                     Ok(tree) => {
                         state.plan.status.set_trouble(Trouble::Start, None);

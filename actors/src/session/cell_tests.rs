@@ -163,6 +163,12 @@ fn bitter(seq: u64) -> QueuedEvent {
     event(seq, r#"{"key":"u","more":1000}"#)
 }
 
+fn push_all(cell: &mut Cell, events: &[QueuedEvent]) {
+    for event in events {
+        cell.push(event.clone(), &KeyLimits::default());
+    }
+}
+
 /// What a shard does with a cell whose session has failed; each event has two attempts. Returns what was given up.
 fn begin_again(cell: &mut Cell, factory: &Arc<dyn LogicFactory>, log: &[QueuedEvent]) -> Vec<DeadLetter> {
     let error = match cell.recover(factory, u64::MAX).core {
@@ -218,7 +224,7 @@ fn of_events_behind_which_the_state_cannot_be_encoded_only_the_culprit_is_given_
     for found_by in ["share", "next", "lagging", "eviction"] {
         let mut cell = cell(&factory);
         let mut log = vec![fine(1), sour(2), fine(3)];
-        log.iter().for_each(|event| drop(cell.push(event.clone(), &KeyLimits::default())));
+        push_all(&mut cell, &log);
         cell.turn(&factory, u64::MAX).expect("nobody knows yet");
         match found_by {
             "share" => {
@@ -250,7 +256,7 @@ fn a_state_that_cannot_be_read_again_after_an_eviction_costs_only_the_culprit() 
     let factory = factory();
     let mut cell = cell(&factory);
     let log = [fine(1), bitter(2), fine(3)];
-    log.iter().for_each(|event| drop(cell.push(event.clone(), &KeyLimits::default())));
+    push_all(&mut cell, &log);
     cell.turn(&factory, u64::MAX).expect("nobody knows yet");
     assert!(cell.freeze(&factory, 0) && !cell.thaw(&factory));
     assert!(begin_again(&mut cell, &factory, &log).is_empty());
@@ -267,7 +273,7 @@ fn where_not_even_the_stored_state_can_be_read_what_came_behind_it_is_given_up_a
     assert_eq!(applied_of_share(&mut cell, &factory), 1);
     cell.acknowledge();
     let log = [fine(2), put_off(3)];
-    log.iter().for_each(|event| drop(cell.push(event.clone(), &KeyLimits::default())));
+    push_all(&mut cell, &log);
     assert!(cell.turn(&factory, u64::MAX).is_err());
     assert!(cell.failure(String::new).is_some());
     let dead: Vec<_> = begin_again(&mut cell, &factory, &log).iter().map(|letter| letter.seq).collect();

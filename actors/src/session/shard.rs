@@ -31,6 +31,7 @@ use crate::{
         counts::Counts,
         record::{self, Checkpoint, Tag},
     },
+    complaints::Complaints,
     dead_letter::{DeadLetter, Reason},
     event::{EventBatch, KeyPaths, QueuedEvent},
     fault_point,
@@ -46,6 +47,8 @@ use crate::{
     timestamp::Timestamp,
 };
 
+/// What is logged of sessions that fail; `keyloom_actor_restarts_total` counts all of them.
+static FAILURES: Complaints = Complaints::new();
 /// How often a shard looks for idle sessions.
 pub const TICK: Duration = Duration::from_millis(250);
 /// Sessions evicted for idleness per tick, so that a sweep never holds the worker for long.
@@ -582,7 +585,10 @@ impl ShardState {
     }
 
     fn unreadable(&mut self, myself: &ActorRef<ShardMsg>, key: &Key, error: String) {
-        tracing::error!(partition = self.args.partition, %error, "the stored state of a key cannot be read; its events are dead-lettered");
+        if let Some(left_out) = FAILURES.due_now("unreadable") {
+            let partition = self.args.partition;
+            tracing::error!(partition, %error, left_out, "the stored state of a key cannot be read; its events are dead-lettered");
+        }
         observe::restarted("session", Cause::StartFailed);
         if let Some(slot) = self.slots.peek(key.as_str()) {
             let mut cell = lock(&slot.cell);
@@ -624,14 +630,18 @@ impl ShardState {
                 slot.backoff.reset(); // giving it up is progress
             }
             wait = wait.max(failure.retry_after.unwrap_or_default().min(RETRY_AFTER_MAX));
-            tracing::warn!(
-                partition = self.args.partition,
-                seq = failure.seq,
-                attempts,
-                cause = failure.reason.label(),
-                error = failure.text,
-                "a session failed and starts again"
-            );
+            let cause = failure.reason.label();
+            if let Some(left_out) = FAILURES.due_now(cause) {
+                tracing::warn!(
+                    partition = self.args.partition,
+                    seq = failure.seq,
+                    attempts,
+                    cause,
+                    error = failure.text,
+                    left_out,
+                    "a session failed and starts again"
+                );
+            }
         }
         drop(cell);
         self.begin_again(myself, &key, wait);

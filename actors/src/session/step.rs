@@ -14,6 +14,7 @@ use super::recent_ids::RecentIds;
 use crate::{
     answer,
     checkpoint::record::{self, VersionHead},
+    complaints::Complaints,
     event::{Event, EventRef, Own, fields::FieldId},
     features::FeatureState,
     handler::{
@@ -25,6 +26,9 @@ use crate::{
     key::Key,
     timestamp::Timestamp,
 };
+
+/// What is logged of timers; `keyloom_timers_total` counts all of them.
+static TIMERS: Complaints = Complaints::new();
 
 /// Timers that fire at the place of one event, at most: one that sets itself again and again is a defect.
 pub const TIMERS_FIRED_MAX: usize = 1_000;
@@ -186,7 +190,10 @@ impl SessionCore {
                 Err(Fault::Reject(text)) => {
                     rows.truncate(before);
                     self.waiting = waiting.undone();
-                    tracing::warn!(seq = event.event().seq, timer = %name, text, "a timer is rejected by its handler");
+                    if let Some(left_out) = TIMERS.due_now("rejected") {
+                        let seq = event.event().seq;
+                        tracing::warn!(seq, timer = %name, text, left_out, "a timer is rejected by its handler");
+                    }
                     firing.counts.rejected += 1;
                 }
                 Err(fault) => return Err(fault),
@@ -200,8 +207,11 @@ impl SessionCore {
     pub fn give_up_timers(&mut self, event: &Event, firing: &mut Firing) {
         let time = event.time.max(self.event_time);
         while let Some((due, name)) = self.waiting.timers.take_due(time) {
-            let (seq, due) = (event.seq, due.to_rfc3339());
-            tracing::error!(seq, timer = %name, due, "a timer is given up together with the event that it was due before");
+            if let Some(left_out) = TIMERS.due_now("given up") {
+                let (seq, due) = (event.seq, due.to_rfc3339());
+                let text = "a timer is given up together with the event that it was due before";
+                tracing::error!(seq, timer = %name, due, left_out, "{text}");
+            }
             firing.counts.given_up += 1;
         }
     }

@@ -161,7 +161,7 @@ impl Gatekeeper {
 /// The role that an address of the admin face needs.
 fn admin_role(method: &Method, path: &str) -> Option<Role> {
     match path {
-        "/livez" | "/readyz" => None,
+        "/livez" | "/readyz" | "/readyz/ingest" => None,
         "/metrics" => Some(Role::Metrics),
         _ if matches!(*method, Method::GET | Method::HEAD) => Some(Role::AdminRead),
         _ => Some(Role::AdminWrite),

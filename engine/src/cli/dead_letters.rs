@@ -21,8 +21,8 @@ use super::{
 use crate::{
     Engine,
     dead_letters::{
-        Action, ChangeRequest, Client, Desk, DeskError, Filter, LIST_DEFAULT, LIST_MAX, Letter, LetterId, ListRequest,
-        Listing, Place, Report,
+        Action, ChangeRequest, Client, Desk, DeskError, Filter, Halted, LIST_DEFAULT, LIST_MAX, Letter, LetterId,
+        ListRequest, Listing, Place, Report,
     },
     running::key_paths,
     topology::Topology,
@@ -181,9 +181,12 @@ impl Office {
         }
     }
 
-    async fn change(&self, action: Action, request: &ChangeRequest) -> anyhow::Result<Report> {
+    async fn change(&self, action: Action, request: &ChangeRequest) -> Result<Report, Halted<anyhow::Error>> {
         match self {
-            Self::Here(desk) => desk.change(action, request).await.map_err(told),
+            Self::Here(desk) => {
+                let changed = desk.change(action, request).await;
+                changed.map_err(|Halted { report, error }| Halted { report, error: told(error) })
+            }
             Self::There(client) => client.change(action, request).await,
         }
     }
@@ -264,7 +267,10 @@ async fn change(
     let failed = loop {
         match office.change(action, &request).await {
             Ok(more) => report.add(more),
-            Err(error) => break Some(error),
+            Err(Halted { report: before, error }) => {
+                report.add(*before);
+                break Some(error);
+            }
         }
         request.limit = limit.map(|limit| limit.saturating_sub(usize::try_from(report.done).unwrap_or(usize::MAX)));
         request.after = report.next;

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use keyloom_actors::{fault_point, handler::LogicFactory, ports::Homes, timestamp::SystemClock};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
     listening::{Faces, Listening},
@@ -44,11 +44,17 @@ const FAULT_BATCH_MAX: &str = "KEYLOOM_FAULT_BATCH_MAX";
 pub async fn run(topology: Topology, engine: &Engine) -> anyhow::Result<()> {
     arm_faults()?;
     // Before anything is ready: who sees it ready may end it at once.
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut signals = Signals::listen()?;
     let metrics = telemetry::start_metrics()?;
     describe_metrics();
     restart::count_earlier();
-    let mut running = start(&topology, engine).await?;
+    let mut running = tokio::select! {
+        running = start(&topology, engine) => running?,
+        () = signals.next() => {
+            tracing::info!("told to end before anything ran");
+            return Ok(());
+        }
+    };
     let view = Arc::new(View {
         name: topology.engine.name.clone(),
         statuses: running.statuses.clone(),
@@ -67,7 +73,7 @@ pub async fn run(topology: Topology, engine: &Engine) -> anyhow::Result<()> {
     let inspector = Inspector::new(Arc::clone(&log), Arc::clone(&store), keys, partitions, factory);
     let desk = Desk::new(log, store, key_paths(&topology), topology.engine.partitions, Arc::new(SystemClock));
     let reader = Arc::new(feature_reader(&running));
-    let (health, grpc_health) = grpc::health_routes().await;
+    let health = Arc::new(grpc::Health::new().await);
     let faces = Faces {
         ingest: front_door::http::routes(Arc::clone(&door)),
         ingest_calls: grpc::ingest_routes(door, key_member(&topology)),
@@ -78,26 +84,34 @@ pub async fn run(topology: Topology, engine: &Engine) -> anyhow::Result<()> {
             .merge(faces::metrics::routes(Arc::clone(&view)))
             .merge(faces::dead_letters::routes(desk))
             .merge(faces::keys::routes(Arc::clone(&view), inspector)),
-        everywhere: openapi::routes().merge(grpc::reflection_routes()?).merge(health),
+        everywhere: openapi::routes().merge(grpc::reflection_routes()?).merge(health.routes()),
     };
     let listening = Listening::start(&topology, faces.guarded(&Gatekeeper::new(rules))).await?;
     let owner = OwnerFile::write(&topology, &listening)?;
-    wait_until_running(&mut running).await?;
-    print!("{}", listening.announcement(&topology.engine.name));
-    println!("durability: {}", running.homes.durability.description);
-
-    let ended = tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-        broken = running.broken() => match broken {
-            Broken::Lost(reason) => Err(anyhow!("{reason}")),
-            Broken::Stuck => return Err(restart::this_process().into()),
-        },
+    tokio::spawn(tell_health(Arc::clone(&health), Arc::clone(&view)));
+    let is_up = tokio::select! {
+        up = wait_until_running(&mut running) => up.map(|()| true)?,
+        () = signals.next() => false,
     };
+    let mut ended = Ok(());
+    if is_up {
+        health.tell(|use_| view.readiness(use_).ready).await;
+        print!("{}", listening.announcement(&topology.engine.name));
+        println!("durability: {}", running.homes.durability.description);
+        ended = tokio::select! {
+            () = signals.next() => Ok(()),
+            broken = running.broken() => match broken {
+                Broken::Lost(reason) => Err(anyhow!("{reason}")),
+                Broken::Stuck => return Err(restart::this_process().into()),
+            },
+        };
+    }
     view.draining.store(true, Ordering::Relaxed);
-    grpc::stop_serving(&grpc_health).await;
+    health.tell(|use_| view.readiness(use_).ready).await;
     listening.server.stop();
-    if ended.is_ok() {
+    if ended.is_ok() && !view.statuses.iter().any(|status| status.running.load(Ordering::Relaxed)) {
+        tracing::info!("no partition runs, so nothing is drained");
+    } else if ended.is_ok() {
         let limit = topology.engine.drain_limit;
         tracing::info!(?limit, "draining; a second signal ends at once");
         // Requests under way are answered meanwhile; what they store is processed by the next start.
@@ -107,8 +121,7 @@ pub async fn run(topology: Topology, engine: &Engine) -> anyhow::Result<()> {
         };
         let drained = tokio::select! {
             drained = all => drained,
-            _ = terminate.recv() => false,
-            _ = interrupt.recv() => false,
+            () = signals.next() => false,
         };
         if drained {
             tracing::info!("drained");
@@ -120,6 +133,26 @@ pub async fn run(topology: Topology, engine: &Engine) -> anyhow::Result<()> {
     }
     drop(owner);
     ended
+}
+
+/// The signals that ask for an orderly end, from the beginning on.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// The next one, also if it came while nobody waited.
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 fn arm_faults() -> anyhow::Result<()> {
@@ -196,6 +229,14 @@ fn front_door(topology: &Topology, running: &Running, rules: &Arc<Rules>) -> Fro
     )
     .with_admissions(Admissions::new(Arc::clone(rules)))
     .with_cookie(topology.ingest.cookie.clone())
+}
+
+/// Keeps gRPC's health at what `/readyz` says. It goes with the runtime.
+async fn tell_health(health: Arc<grpc::Health>, view: Arc<View>) {
+    loop {
+        health.tell(|use_| view.readiness(use_).ready).await;
+        tokio::time::sleep(grpc::HEALTH_EVERY).await;
+    }
 }
 
 async fn wait_until_running(running: &mut Running) -> anyhow::Result<()> {

@@ -92,6 +92,15 @@ pub struct Report {
     pub next: Option<Place>,
 }
 
+/// A change of letters that ended early.
+#[derive(Debug)]
+pub struct Halted<E> {
+    /// What was done before, and where it ended.
+    pub report: Box<Report>,
+    /// Why no more.
+    pub error: E,
+}
+
 impl Letter {
     /// For a list: without the payload.
     pub fn brief(partition: u32, letter: &DeadLetter) -> Self {

@@ -3,9 +3,10 @@
 use anyhow::Context;
 use bytes::Bytes;
 use hyper::Method;
+use serde::Deserialize;
 
-use super::{API_PATH, Action, ChangeRequest, Letter, LetterId, ListRequest, Listing, Report};
-use crate::admin_client::AdminClient;
+use super::{API_PATH, Action, ChangeRequest, Halted, Letter, LetterId, ListRequest, Listing, Report};
+use crate::admin_client::{AdminClient, NotDone};
 
 /// See the module.
 pub struct Client(AdminClient);
@@ -28,9 +29,23 @@ impl Client {
     }
 
     /// As [`super::Desk::change`].
-    pub async fn change(&self, action: Action, request: &ChangeRequest) -> anyhow::Result<Report> {
-        let path = format!("{API_PATH}/{}", action.label());
-        let body = serde_json::to_vec(request)?.into();
-        self.0.ask(Method::POST, &path, body).await?.context("this engine has no such address; is it older?")
+    pub async fn change(&self, action: Action, request: &ChangeRequest) -> Result<Report, Halted<anyhow::Error>> {
+        let changed = async {
+            let path = format!("{API_PATH}/{}", action.label());
+            let body = serde_json::to_vec(request)?.into();
+            let report = self.0.ask(Method::POST, &path, body).await?;
+            report.context("this engine has no such address; is it older?")
+        };
+        changed.await.map_err(|error| {
+            let said = error.downcast_ref::<NotDone>().and_then(|no| serde_json::from_slice(&no.body).ok());
+            let report = said.map_or_else(|| Report::new(action, request.dry_run), |Partial { report }| report);
+            Halted { report: Box::new(report), error }
+        })
     }
+}
+
+/// What is in the answer to a change that ended early.
+#[derive(Deserialize)]
+struct Partial {
+    report: Report,
 }

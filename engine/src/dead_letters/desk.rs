@@ -15,7 +15,8 @@ use keyloom_actors::{
     timestamp::Clock,
 };
 
-use super::{Action, ChangeRequest, Filter, Letter, LetterId, ListRequest, Listing, Place, Report};
+use super::{Action, ChangeRequest, Filter, Halted, Letter, LetterId, ListRequest, Listing, Place, Report};
+use crate::faces::observe;
 
 /// Letters read at once; with their payloads at most 25 MiB.
 const PAGE_LETTERS_MAX: usize = 100;
@@ -113,19 +114,28 @@ impl Desk {
     }
 
     /// Sends letters again or removes them, oldest first; only so many that it takes seconds, see [`Report::next`].
-    pub async fn change(&self, action: Action, request: &ChangeRequest) -> Result<Report, DeskError> {
-        request.check().map_err(DeskError::Wrong)?;
+    pub async fn change(&self, action: Action, request: &ChangeRequest) -> Result<Report, Halted<DeskError>> {
         let mut report = Report::new(action, request.dry_run);
-        if request.ids.is_empty() {
-            self.change_fitting(request, &mut report).await?;
-        } else {
-            self.change_named(request, &mut report).await?;
+        let changed = match request.check() {
+            Err(wrong) => Err(DeskError::Wrong(wrong)),
+            Ok(()) if request.ids.is_empty() => self.change_fitting(request, &mut report).await,
+            Ok(()) => self.change_named(request, &mut report).await,
+        };
+        let (action, done) = (action.label(), report.done);
+        let skipped = report.skipped.len() as u64 + report.skipped_more;
+        match changed {
+            Ok(()) if report.dry_run => Ok(report),
+            Ok(()) => {
+                tracing::info!(action, done, skipped, "changed dead letters");
+                Ok(report)
+            }
+            Err(error) => {
+                if !report.dry_run && !matches!(error, DeskError::Wrong(_)) {
+                    tracing::warn!(action, done, skipped, %error, "not all dead letters were changed");
+                }
+                Err(Halted { report: Box::new(report), error })
+            }
         }
-        if !report.dry_run {
-            let (done, skipped) = (report.done, report.skipped.len() as u64 + report.skipped_more);
-            tracing::info!(action = action.label(), done, skipped, "changed dead letters");
-        }
-        Ok(report)
     }
 
     async fn change_fitting(&self, request: &ChangeRequest, report: &mut Report) -> Result<(), DeskError> {
@@ -139,6 +149,7 @@ impl Desk {
                 None => self.log.info(place.partition).await?.last_seq,
             };
             place.end = Some(end);
+            report.next = Some(place); // should it end early
             let page = self.page(place.partition, place.after).await?;
             let is_last = page.last.is_none_or(|last| last >= end);
             let fits = |letter: &DeadLetter| letter.seq <= end && filter.fits(letter, self.clock.now());
@@ -149,8 +160,8 @@ impl Desk {
                 let Some(last) = round.last().map(|letter| letter.seq) else { break };
                 self.act(place.partition, round, request, report).await?;
                 place.after = last;
+                report.next = Some(place);
                 if report.done >= room {
-                    report.next = Some(place);
                     return Ok(());
                 }
             }
@@ -159,7 +170,10 @@ impl Desk {
                 (false, Some(last)) => place.after = last,
                 _ => match self.following(&filter, place.partition) {
                     Some(next) => place = next,
-                    None => return Ok(()),
+                    None => {
+                        report.next = None;
+                        return Ok(());
+                    }
                 },
             }
             if looked >= LOOK_MAX {
@@ -192,7 +206,8 @@ impl Desk {
         Ok(())
     }
 
-    /// One round: all of `letters` are sent again, and then removed.
+    /// One round: all of `letters` are sent again, and then removed. It leaves its traces by itself: what comes behind it may
+    /// fail, and who asked may be gone.
     async fn act(
         &self,
         partition: u32,
@@ -215,16 +230,27 @@ impl Desk {
             }
             seqs.push(letter.seq);
         }
-        if !request.dry_run && !seqs.is_empty() {
+        let done = seqs.len() as u64;
+        if let (false, Some(first), Some(last)) = (request.dry_run, seqs.first(), seqs.last()) {
+            let mut repeats = 0;
             for (to, records) in records {
                 let stored = self.log.append(to, records).await?;
-                let repeats = stored.iter().filter(|stored| matches!(stored, Stored::Duplicate(_))).count();
-                report.already_stored += repeats as u64;
+                repeats += stored.iter().filter(|stored| matches!(stored, Stored::Duplicate(_))).count() as u64;
             }
             let names: Vec<_> = seqs.iter().map(|seq| RecordKey::DeadLetter(partition, *seq)).collect();
             self.store.remove(&names).await?;
+            report.already_stored += repeats;
+            observe::dead_letters_changed(report.action.label(), done);
+            tracing::info!(
+                action = report.action.label(),
+                partition,
+                first,
+                last,
+                done,
+                "changed a round of dead letters"
+            );
         }
-        report.done += seqs.len() as u64;
+        report.done += done;
         Ok(())
     }
 

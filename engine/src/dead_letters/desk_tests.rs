@@ -1,10 +1,15 @@
 //! The desk on an embedded home: which letters it chooses, what it sends again, what it leaves.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    time::Duration,
+};
 
+use async_trait::async_trait;
 use keyloom_actors::{
     checkpoint::record::{Tag, encode_dead_letter},
     dead_letter::Reason,
+    ports::{LogInfo, LogReader},
     timestamp::{SystemClock, Timestamp},
 };
 use tempfile::TempDir;
@@ -181,6 +186,63 @@ async fn a_redrive_keeps_order_ends_and_may_be_repeated() {
     assert_eq!((report.done, report.already_stored), (250, 250));
     assert_eq!(office.appended(1, 250).await.len(), 250);
     assert_eq!(office.change(Action::Redrive, r#"{"all":true}"#).await.done, 0);
+}
+
+/// A log that takes so many more appends, and then is away.
+struct Failing(Arc<dyn Log>, AtomicUsize);
+
+#[async_trait]
+impl Log for Failing {
+    async fn append(&self, partition: u32, records: Vec<NewRecord>) -> Result<Vec<Stored>, LogError> {
+        if self.1.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_err() {
+            return Err(LogError::Unavailable("gone".to_owned()));
+        }
+        self.0.append(partition, records).await
+    }
+
+    async fn reader(&self, partition: u32, from: u64) -> Result<Box<dyn LogReader>, LogError> {
+        self.0.reader(partition, from).await
+    }
+
+    async fn read(&self, partition: u32, seqs: &[u64]) -> Result<Vec<LogRecord>, LogError> {
+        self.0.read(partition, seqs).await
+    }
+
+    async fn info(&self, partition: u32) -> Result<LogInfo, LogError> {
+        self.0.info(partition).await
+    }
+
+    async fn release(&self, partition: u32, seq: u64) -> Result<(), LogError> {
+        self.0.release(partition, seq).await
+    }
+
+    fn event_bytes_max(&self) -> usize {
+        self.0.event_bytes_max()
+    }
+}
+
+#[tokio::test]
+async fn a_redrive_that_fails_halfway_says_how_far_it_came() {
+    let letters: Vec<_> = (1..=250).map(|seq| (1, letter(seq, "ada", Reason::Panic))).collect();
+    let mut office = Office::filled(letters, 250).await;
+    let log = Arc::new(Failing(Arc::clone(&office.log), AtomicUsize::new(3)));
+    office.desk = Desk { log, ..office.desk };
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let request = serde_json::from_str(r#"{"all":true}"#).expect("a request");
+    let counted = metrics::set_default_local_recorder(&recorder);
+    let Halted { report, error } = office.desk.change(Action::Redrive, &request).await.expect_err("the log is gone");
+    drop(counted);
+    let done = 3 * ROUND_LETTERS_MAX as u64;
+    assert!(matches!(error, DeskError::Log(_)), "{error}");
+    assert_eq!((report.done, report.next.map(|next| next.to_string())), (done, Some(format!("1:{done}:250"))));
+    let text = recorder.handle().render();
+    assert!(text.contains(&format!("dead_letters_changed_total{{action=\"redrive\"}} {done}")), "{text}");
+
+    // Going on from there does the rest, and nothing twice.
+    office.desk = Desk { log: Arc::clone(&office.log), ..office.desk };
+    let rest = office.change(Action::Redrive, &format!(r#"{{"all":true,"after":"1:{done}:250"}}"#)).await;
+    assert_eq!((rest.done, rest.already_stored, rest.next), (250 - done, 0, None));
+    assert_eq!(office.appended(1, 250).await.len(), 250);
 }
 
 #[tokio::test]

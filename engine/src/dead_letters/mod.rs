@@ -14,7 +14,7 @@ pub(crate) use self::answer::shortened;
 #[cfg(test)]
 pub(crate) use self::desk::tests::Office;
 pub use self::{
-    answer::{Letter, Listing, Report, Skipped},
+    answer::{Halted, Letter, Listing, Report, Skipped},
     client::Client,
     desk::{Desk, DeskError},
     filter::{Filter, LetterId, Place, When, parse_reason},

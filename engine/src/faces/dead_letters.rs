@@ -17,11 +17,12 @@ use axum::{
 };
 use keyloom_actors::ports::StoreError;
 use serde::Serialize;
+use serde_json::json as object;
 use tokio::sync::Semaphore;
 
-use super::{json, observe, problem};
+use super::{json, problem};
 use crate::{
-    dead_letters::{API_PATH, Action, ChangeRequest, Desk, DeskError, LetterId, ListRequest},
+    dead_letters::{API_PATH, Action, ChangeRequest, Desk, DeskError, Halted, LetterId, ListRequest},
     server,
 };
 
@@ -99,13 +100,14 @@ async fn change(face: &Face, action: Action, headers: &HeaderMap, body: Result<B
         Ok(request) => request,
         Err(error) => return refuse(&error.to_string()),
     };
-    let done = face.desk.change(action, &request).await;
-    if let Ok(report) = done.as_ref()
-        && !report.dry_run
-    {
-        observe::dead_letters_changed(action.label(), report.done);
+    match face.desk.change(action, &request).await {
+        Ok(report) => answer(Ok(report)),
+        Err(Halted { error: DeskError::Wrong(wrong), .. }) => refuse(&wrong),
+        Err(Halted { report, error }) => {
+            let (code, hint) = failure(&error);
+            json(code, object!({ "error": error.to_string(), "hint": hint, "report": report }).to_string())
+        }
     }
-    answer(done)
 }
 
 fn full() -> Response {
@@ -120,15 +122,20 @@ fn answer<T: Serialize>(done: Result<T, DeskError>) -> Response {
             Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string(), "this is a defect"),
         },
         Err(DeskError::Wrong(wrong)) => refuse(&wrong),
-        Err(error @ (DeskError::Checkpoint(..) | DeskError::Store(StoreError::Corrupt(_)))) => problem(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            &error.to_string(),
-            "trying again does not help; look at the store",
-        ),
         Err(error) => {
-            let hint = "try again in a moment; what was done already is not done twice";
-            problem(StatusCode::SERVICE_UNAVAILABLE, &error.to_string(), hint)
+            let (code, hint) = failure(&error);
+            problem(code, &error.to_string(), hint)
         }
+    }
+}
+
+/// What an error of log or store is over HTTP, and what to do about it.
+fn failure(error: &DeskError) -> (StatusCode, &'static str) {
+    match error {
+        DeskError::Checkpoint(..) | DeskError::Store(StoreError::Corrupt(_)) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, "trying again does not help; look at the store")
+        }
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "try again in a moment; what was done already is not done twice"),
     }
 }
 

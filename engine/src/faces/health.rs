@@ -1,6 +1,7 @@
-//! `/livez`, `/readyz`, `/api/status`, and `/health` for clients that ask there.
+//! `/livez`, `/readyz`, `/readyz/ingest`, `/api/status`, and `/health` for clients that ask there.
 //!
-//! Live means that the process answers; ready, that its partitions run. A lake that is away makes neither false.
+//! Live means that the process answers; ready, that its partitions run, and for events that the log does too, see
+//! [`super::readiness`]. A lake that is away makes none of them false.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -8,31 +9,23 @@ use axum::{Router, extract::State, http::StatusCode, response::Response, routing
 use keyloom_actors::partition::status::Status;
 use serde_json::{Value, json};
 
-use super::View;
+use super::{View, readiness::Use};
 
 /// The routes.
 pub fn routes(view: Arc<View>) -> Router {
     Router::new()
         .route("/livez", get(|| async { super::json(StatusCode::OK, "{\"live\":true}") }))
         .route("/health", get(|| async { super::json(StatusCode::OK, "{\"live\":true}") }))
-        .route("/readyz", get(ready))
+        .route("/readyz", get(async |State(view): State<Arc<View>>| ready(&view, Use::Read)))
+        .route("/readyz/ingest", get(async |State(view): State<Arc<View>>| ready(&view, Use::Ingest)))
         .route("/api/status", get(status))
         .with_state(view)
 }
 
-async fn ready(State(view): State<Arc<View>>) -> Response {
-    let mut checks = Vec::new();
-    let draining = view.draining.load(Ordering::Relaxed);
-    checks
-        .push(json!({ "check": "accepting", "ok": !draining, "reason": draining.then_some("the engine is draining") }));
-    for (partition, status) in view.statuses.iter().enumerate() {
-        let runs = status.running.load(Ordering::Relaxed);
-        let reason = (!runs).then(|| status.trouble().unwrap_or_else(|| "starting".to_owned()));
-        checks.push(json!({ "check": format!("partition {partition}"), "ok": runs, "reason": reason }));
-    }
-    let is_ready = checks.iter().all(|check| check["ok"] == Value::Bool(true));
-    let code = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    super::json(code, json!({ "ready": is_ready, "checks": checks }).to_string())
+fn ready(view: &View, use_: Use) -> Response {
+    let ready = view.readiness(use_);
+    let code = if ready.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    super::json(code, json!(ready).to_string())
 }
 
 async fn status(State(view): State<Arc<View>>) -> Response {
@@ -50,6 +43,7 @@ fn partition(number: usize, status: &Status) -> Value {
         "partition": number,
         "running": status.running.load(Ordering::Relaxed),
         "trouble": status.trouble(),
+        "log_away": status.log_away.load(Ordering::Relaxed),
         "log_last": read(&status.log_last),
         "routed": read(&status.routed),
         "checkpoint_cut": read(&status.cut),

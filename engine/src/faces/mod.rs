@@ -8,8 +8,12 @@ pub mod health;
 pub mod keys;
 pub mod metrics;
 pub mod observe;
+pub mod readiness;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use axum::{
     body::Body,
@@ -24,6 +28,8 @@ use keyloom_actors::{
     ports::{Durability, Store},
 };
 use metrics_exporter_prometheus::PrometheusHandle;
+
+use self::readiness::{Ready, Use};
 
 /// What the faces read.
 pub struct View {
@@ -42,7 +48,14 @@ pub struct View {
     /// Renders the metrics.
     pub metrics: PrometheusHandle,
     /// Set when the engine begins to end.
-    pub draining: std::sync::atomic::AtomicBool,
+    pub draining: AtomicBool,
+}
+
+impl View {
+    /// Whether the engine is ready for `use_`, and why not.
+    pub fn readiness(&self, use_: Use) -> Ready {
+        readiness::of(self.draining.load(Ordering::Relaxed), &self.statuses, use_)
+    }
 }
 
 /// An answer with a JSON body.

@@ -46,6 +46,7 @@ pub fn describe() {
     describe_gauge!("keyloom_outbox_bytes", Unit::Bytes, "Emitted rows in checkpoints that wait for the lake.");
     describe_gauge!("keyloom_checkpoint_age_seconds", Unit::Seconds, "How long events have waited for a checkpoint.");
     describe_gauge!("keyloom_partition_running", Unit::Count, "1 while the partition runs.");
+    describe_gauge!("keyloom_log_away", Unit::Count, "1 while the log of the partition does not answer.");
     describe_gauge!(
         "keyloom_careful",
         Unit::Count,
@@ -169,6 +170,8 @@ fn export_partition(partition: &str, status: &Status, now: Timestamp) {
     gauge!("keyloom_checkpoint_age_seconds", "partition" => label()).set(status.uncommitted_for(now));
     let running = if status.running.load(Ordering::Relaxed) { 1.0 } else { 0.0 };
     gauge!("keyloom_partition_running", "partition" => label()).set(running);
+    let away = if status.log_away.load(Ordering::Relaxed) { 1.0 } else { 0.0 };
+    gauge!("keyloom_log_away", "partition" => label()).set(away);
     let careful = if status.careful.load(Ordering::Relaxed) { 1.0 } else { 0.0 };
     gauge!("keyloom_careful", "partition" => label()).set(careful);
     gauge!("keyloom_starts_without_progress", "partition" => label()).set(status.starts.load(Ordering::Relaxed) as f64);

@@ -2,11 +2,12 @@
 //!
 //! Not here: HTTP, see [`super::http`]; how a request becomes records, see `desk`.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, mem, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use keyloom_actors::{
+    complaints::Complaints,
     ports::{Log, LogError, NewRecord, Stored},
     timestamp::Clock,
 };
@@ -23,6 +24,9 @@ use super::{
     protocols::{Head, Wire, cookie::CollectorCookie, segment::Call},
     refusal::Refusal,
 };
+
+/// What is logged of a log that does not take events; `keyloom_ingest_requests_total` counts all that it fails.
+static COMPLAINTS: Complaints = Complaints::new();
 
 /// Longest wait for the log, after which the outcome is unknown to the client.
 pub const APPEND_TIMEOUT: Duration = Duration::from_secs(10);
@@ -287,11 +291,11 @@ impl FrontDoor {
         });
         let outcomes = tokio::time::timeout(self.limits.append_timeout, storing).await;
         let outcomes = outcomes.map_err(|_| {
-            tracing::warn!(
-                seconds = self.limits.append_timeout.as_secs(),
-                "the log did not answer the front door in time"
-            );
-            Refusal::Unavailable(format!("no answer within {} s", self.limits.append_timeout.as_secs()))
+            let seconds = self.limits.append_timeout.as_secs();
+            if let Some(left_out) = COMPLAINTS.due_now("late") {
+                tracing::warn!(seconds, left_out, "the log did not answer the front door in time");
+            }
+            Refusal::Unavailable(format!("no answer within {seconds} s"))
         })?;
         let outcomes = outcomes.map_err(|error| Refusal::Internal(error.to_string()))?;
         for outcome in outcomes {
@@ -310,7 +314,9 @@ impl FrontDoor {
 async fn append(log: &dyn Log, partition: u32, records: Vec<NewRecord>) -> Result<Appended, Refusal> {
     let sent = records.len();
     let stored = log.append(partition, records).await.map_err(|error| {
-        tracing::warn!(partition, %error, "the log did not take events");
+        if let Some(left_out) = COMPLAINTS.due_now(mem::discriminant(&error)) {
+            tracing::warn!(partition, %error, left_out, "the log did not take events");
+        }
         match error {
             LogError::TooLarge { limit, .. } => Refusal::TooLargeForLog(limit),
             LogError::Unavailable(problem) => Refusal::Unavailable(problem),
@@ -318,7 +324,10 @@ async fn append(log: &dyn Log, partition: u32, records: Vec<NewRecord>) -> Resul
         }
     })?;
     if stored.len() != sent {
-        tracing::error!(partition, sent, answered = stored.len(), "the log answered for another number of events");
+        if let Some(left_out) = COMPLAINTS.due_now("number") {
+            let answered = stored.len();
+            tracing::error!(partition, sent, answered, left_out, "the log answered for another number of events");
+        }
         return Err(Refusal::Unavailable(format!("{sent} events were sent, {} confirmed", stored.len())));
     }
     let accepted = stored.iter().filter(|s| matches!(s, Stored::New(_))).count() as u64;

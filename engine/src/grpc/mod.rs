@@ -9,6 +9,7 @@ mod codec;
 mod event;
 mod features;
 mod frame;
+mod health;
 mod ingest;
 mod status;
 #[cfg(test)]
@@ -18,14 +19,16 @@ use std::sync::Arc;
 
 use axum::{Router, middleware};
 use tonic::{codec::CompressionEncoding, server::NamedService};
-use tonic_health::server::{HealthReporter, HealthService};
 
-pub use self::event::KeyMember;
 use self::{
     arrival::Intake,
     features::FeatureCalls,
     ingest::IngestCalls,
     proto::{features_server::FeaturesServer, ingest_server::IngestServer},
+};
+pub use self::{
+    event::KeyMember,
+    health::{HEALTH_EVERY, Health},
 };
 use crate::{
     features::{ANSWER_BYTES_MAX, BODY_BYTES_MAX, BODY_TIMEOUT, FeatureReader},
@@ -95,24 +98,6 @@ pub fn reflection_routes() -> Result<Router, tonic_reflection::server::Error> {
     let old = about().build_v1alpha()?.max_decoding_message_size(NAMES_BYTES_MAX);
     let routes = Router::new().route_service(&path_of(&new), new).route_service(&path_of(&old), old);
     Ok(routes.route_layer(middleware::from_fn(server::waived)))
-}
-
-/// The route of the health service, and who tells it.
-pub async fn health_routes() -> (Router, HealthReporter) {
-    let reporter = HealthReporter::new();
-    reporter.set_serving::<IngestServer<IngestCalls>>().await;
-    reporter.set_serving::<FeaturesServer<FeatureCalls>>().await;
-    let service = HealthService::from_health_reporter(reporter.clone());
-    let server = tonic_health::pb::health_server::HealthServer::new(service).max_decoding_message_size(NAMES_BYTES_MAX);
-    let routes = Router::new().route_service(&path_of(&server), server);
-    (routes.route_layer(middleware::from_fn(server::waived)), reporter)
-}
-
-/// The engine takes nothing more.
-pub async fn stop_serving(reporter: &HealthReporter) {
-    reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
-    reporter.set_not_serving::<IngestServer<IngestCalls>>().await;
-    reporter.set_not_serving::<FeaturesServer<FeatureCalls>>().await;
 }
 
 fn path_of<S: NamedService>(_: &S) -> String {

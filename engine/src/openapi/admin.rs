@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use super::Problem;
 use crate::{
     dead_letters::{Letter, Listing, Report},
+    faces::readiness::Ready,
     keys::KeyReport,
 };
 
@@ -15,20 +16,6 @@ use crate::{
 #[derive(Serialize, ToSchema)]
 pub(super) struct Live {
     live: bool,
-}
-
-/// Whether all partitions run and events are taken.
-#[derive(Serialize, ToSchema)]
-pub(super) struct Ready {
-    ready: bool,
-    checks: Vec<Check>,
-}
-
-#[derive(Serialize, ToSchema)]
-struct Check {
-    check: String,
-    ok: bool,
-    reason: Option<String>,
 }
 
 /// Numbers of the engine.
@@ -100,6 +87,16 @@ pub(super) fn health() {}
     ),
 )]
 pub(super) fn readyz() {}
+
+/// Whether all partitions run and their log takes events
+#[utoipa::path(
+    get, path = "/readyz/ingest", tag = "admin",
+    responses(
+        (status = 200, description = "They do, and it does", body = Ready),
+        (status = 503, description = "Some do not run, the log does not answer, or the engine is draining", body = Ready),
+    ),
+)]
+pub(super) fn readyz_ingest() {}
 
 /// Numbers of the engine
 #[utoipa::path(

@@ -25,6 +25,9 @@ struct Problem {
     /// The event waited for was not processed in time (reads of features only).
     #[schema(required = false)]
     behind: Option<bool>,
+    /// What was done before it failed (changes of dead letters only).
+    #[schema(required = false)]
+    report: Option<crate::dead_letters::Report>,
 }
 
 #[derive(OpenApi)]
@@ -42,6 +45,7 @@ struct Problem {
         admin::livez,
         admin::health,
         admin::readyz,
+        admin::readyz_ingest,
         admin::status,
         admin::metrics,
         admin::key,

@@ -5,6 +5,7 @@ everything went well. Its files stay in target/demo until the next run.
 """
 
 import collections
+import ctypes
 import datetime
 import json
 import os
@@ -23,7 +24,7 @@ HOME = pathlib.Path("target/demo")
 TOPOLOGY = pathlib.Path("config/quickstart.toml")
 PORT = 8080
 USERS = "5000"
-# Seconds that starting and draining may take, and that one request may.
+# Seconds that starting (until the first event is applied, too) and draining may take, and that one request may.
 START_MAX = 60
 DRAIN_MAX = 60
 REQUEST_MAX = 5
@@ -94,10 +95,27 @@ def write_topology(home, port):
     return path
 
 
+PR_SET_PDEATHSIG = 1
+prctl = getattr(ctypes.CDLL(None), "prctl", None)
+
+
+def end_with_parent():
+    """In a child: asks the system, where it can do that, for SIGTERM when this script is gone without having said so."""
+    if prctl is not None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 def start(home, name, command):
     """A process in a session of its own, so that Ctrl-C reaches this script only and the engine can drain in order."""
     with open(home / f"{name}.log", "wb") as log:
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)
+        return subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=end_with_parent,
+        )
 
 
 def last_lines(home, name, lines=15):
@@ -144,12 +162,13 @@ def metrics(base):
 
 
 def watch(engine, generator, base, home, seconds):
-    """A progress line each second. Returns how many events were applied."""
+    """A progress line each second, for so many seconds after the first event. Returns how many events were applied."""
     terminal = sys.stdout.isatty()
     began = before = time.monotonic()
     events = 0
-    while seconds is None or time.monotonic() - began < seconds:
-        time.sleep(min(1.0, max(0.0, (seconds or 1e9) - (time.monotonic() - began))))
+    limit = START_MAX
+    while limit is None or time.monotonic() - began < limit:
+        time.sleep(min(1.0, max(0.0, (limit or 1e9) - (time.monotonic() - began))))
         if engine.poll() is not None:
             raise Failure(f"the engine ended with exit code {engine.returncode}:\n{last_lines(home, 'engine')}")
         if generator.poll() not in (None, 0):
@@ -162,6 +181,8 @@ def watch(engine, generator, base, home, seconds):
             f"  {seen['keyloom_lake_files_total']:>4,.0f} lake files, {seen['keyloom_lake_rows_total']:,.0f} rows"
         )
         print(("\r" if terminal else "") + line, end="" if terminal else "\n", flush=True)
+        if events == 0 and applied > 0:
+            began, limit = now, seconds
         events, before = applied, now
     return events
 

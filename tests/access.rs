@@ -103,7 +103,7 @@ fn sources_come_in_by_key_and_page_and_leave_no_names() {
     let more = "[ingest]\nip = \"drop\"\n\
         [source.web]\nwrite_keys = [\"web-1\", \"web-2\"]\napp_ids = [\"shop\"]\norigins = [\"https://shop.example\"]\n\
         pseudonyms = { fields = [\"domain_userid\"], key = { env = \"PSEUDONYM_KEY\" } }\n\
-        [source.app]\nwrite_keys = [\"app-1\"]\nrate = 2\n\
+        [source.app]\nwrite_keys = [\"app-1\"]\nrate = 1\n\
         [access.reader]\ntoken_sha256 = \"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\"\n\
         roles = [\"features\", \"metrics\"]\n"
         .to_owned();
@@ -147,13 +147,13 @@ fn sources_come_in_by_key_and_page_and_leave_no_names() {
         let answer = preflight(path, "https://shop.example");
         assert_eq!((answer.status, answer.header("access-control-allow-origin")), (405, None), "{path}");
     }
-    // A rate of 2 lets 20 in at once, and then says when to come back.
+    // A rate of 1 lets 10 in at once, and then says when to come back.
     let many = |count: u32| (0..count).map(event).collect::<Vec<_>>().join("\n");
-    assert_eq!(send(&[("authorization", app)], &many(21)).status, 413);
-    assert_eq!(send(&[("authorization", app)], &many(20)).status, 200);
-    let later = send(&[("authorization", app)], &many(20));
+    assert_eq!(send(&[("authorization", app)], &many(11)).status, 413);
+    assert_eq!(send(&[("authorization", app)], &many(10)).status, 200);
+    let later = send(&[("authorization", app)], &many(10));
     let seconds: u32 = later.header("retry-after").and_then(|s| s.parse().ok()).expect("seconds");
-    assert!(later.status == 429 && (5..=10).contains(&seconds), "{} {seconds} {}", later.status, later.body);
+    assert!(later.status == 429 && (1..=10).contains(&seconds), "{} {seconds} {}", later.status, later.body);
     // What the web source sent is known by its pseudonym only, which openssl agrees on.
     let mut openssl = Command::new("openssl");
     openssl.args(["dgst", "-sha256", "-hmac", key]).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -166,7 +166,7 @@ fn sources_come_in_by_key_and_page_and_leave_no_names() {
         if answer.status == 200 { answer.json()["features"]["event_count"].as_u64() } else { None }
     };
     wait_for("both sources' events to be processed", READY_MAX, || match (count(pseudonym), count("alice")) {
-        (Some(2), Some(20)) => Ok(()),
+        (Some(2), Some(10)) => Ok(()),
         other => Err(format!("{other:?}")),
     });
 }

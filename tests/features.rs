@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 const PATIENCE: Duration = Duration::from_secs(60);
 const EVENTS: u64 = 20_000;
 const USERS: u64 = 400;
+const DAY: i64 = 86_400 * SECOND;
 
 #[test]
 fn embedded() {
@@ -25,13 +26,11 @@ fn with_nats_and_s3() {
     on_nats_and_s3(features_are_what_the_events_say);
 }
 
-/// Naively: of each user, events, page views, and the pages of the newest five events that have one, by time.
+/// Naively: of each user, events and page views.
 #[derive(Default)]
 struct Expected {
     events: u64,
     views: u64,
-    by_day: BTreeMap<String, u64>,
-    newest: String,
 }
 
 fn expected(input: &Path) -> BTreeMap<String, Expected> {
@@ -44,9 +43,6 @@ fn expected(input: &Path) -> BTreeMap<String, Expected> {
             let user = users.entry(text("domain_userid")).or_default();
             user.events += 1;
             user.views += u64::from(text("event") == "page_view");
-            let time = text("collector_tstamp");
-            *user.by_day.entry(time[..10].to_owned()).or_default() += 1;
-            user.newest = std::mem::take(&mut user.newest).max(time);
         }
     }
     users
@@ -88,13 +84,12 @@ fn features_are_what_the_events_say(topology: Topology) {
             answers().filter(|(_, expected, answer)| !shows(expected, answer)).map(|(u, ..)| u).collect();
         if wrong.is_empty() { Ok(()) } else { Err(format!("{} users, {:?} first", wrong.len(), wrong[0])) }
     });
-    for (user, expected, answer) in answers() {
+    for (user, _, answer) in answers() {
         let features = answer.expect("it was there")["features"].clone();
         // The events are of last year: their last minute and their last day are over.
         assert_eq!((&features["minute"], &features["today"]), (&json!(0), &json!(0)), "{user}");
         assert_eq!(features["late_events"], 0, "{user}");
         assert_eq!(features.as_object().map(|f| f.keys().filter(|name| name.starts_with('f')).count()), Some(247));
-        assert!(expected.by_day.contains_key(&expected.newest[..10]));
     }
     a_count_goes_down_by_itself(&engine);
     assert_eq!(engine.drain(), 0, "{}", engine.process.output());
@@ -102,8 +97,9 @@ fn features_are_what_the_events_say(topology: Topology) {
 
 /// An event of 45 seconds ago is in the last minute, and soon no longer, though nothing comes.
 fn a_count_goes_down_by_itself(engine: &Engine) {
-    let time = Timestamp(SystemClock.now().0 - 45 * SECOND).to_rfc3339();
-    let event = json!({"domain_userid": "fresh", "event_id": "1", "event": "page_view", "collector_tstamp": time});
+    let time = SystemClock.now().0 - 45 * SECOND;
+    let tstamp = Timestamp(time).to_rfc3339();
+    let event = json!({"domain_userid": "fresh", "event_id": "1", "event": "page_view", "collector_tstamp": tstamp});
     engine.post_events(&(event.to_string() + "\n"));
     let count = |name: &str| engine.features("fresh").map_or(Value::Null, |answer| answer["features"][name].clone());
     wait_for("the event to count", PATIENCE, || if count("events") == 1 { Ok(()) } else { Err(String::new()) });
@@ -111,8 +107,13 @@ fn a_count_goes_down_by_itself(engine: &Engine) {
         over if over == 0 => Ok(()),
         counts => Err(counts.to_string()),
     });
+    // Unless midnight has come since, it is of today.
+    let is_of_today = || u64::from(time.div_euclid(DAY) == SystemClock.now().0.div_euclid(DAY));
+    let before = is_of_today();
     let answer = engine.features("fresh").expect("an answer");
-    assert_eq!((&answer["features"]["events"], &answer["features"]["today"]), (&json!(1), &json!(1)));
+    assert_eq!(answer["features"]["events"], 1);
+    let today = answer["features"]["today"].as_u64().expect("a count");
+    assert!((is_of_today()..=before).contains(&today), "{answer}");
     assert!(answer["decaying"].is_null(), "that is the engine's business");
     // Anybody who reads the store finds values as of the event.
     let path = format!("/api/key?key={}", http::percent_encode("fresh"));

@@ -11,6 +11,8 @@ use keyloom_tests::support::{
 };
 
 const SOON: Duration = Duration::from_secs(60);
+/// How long the demo may take to end in order.
+const DEMO_END_MAX: Duration = Duration::from_secs(90);
 
 #[test]
 fn init_writes_a_topology_that_passes_its_own_check() {
@@ -95,14 +97,26 @@ fn elsewhere(file: &Path) -> u16 {
     port
 }
 
+/// A demo that a failing test asks to end, so that it takes along what it has started.
+struct Demo(Process);
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        if self.0.ended().is_none() {
+            self.0.signal("TERM");
+            self.0.ended_within(DEMO_END_MAX);
+        }
+    }
+}
+
 #[test]
 fn the_demo_runs_and_ends_by_itself() {
     let folder = folder();
     let mut command = Command::new(workspace().join("scripts/demo.sh"));
     command.env("KEYLOOM_BIN", binary("keyloom")).env("DEMO_SECONDS", "8");
-    let mut demo = Process::start("demo", folder.path(), &mut command);
-    assert_eq!(demo.wait(SOON * 2), 0, "{}", demo.output());
-    let shown = demo.stdout();
+    let mut demo = Demo(Process::start("demo", folder.path(), &mut command));
+    assert_eq!(demo.0.wait(SOON * 4), 0, "{}", demo.0.output());
+    let shown = demo.0.stdout();
     for needle in ["/v1/features/", "/metrics", "live sessions", "Parquet files"] {
         assert!(shown.contains(needle), "the demo does not show {needle}: {shown}");
     }

@@ -10,12 +10,14 @@ use keyloom_tests::support::{
     audit::{self, Findings, audit},
     engine::{Engine, S3Lake, Topology, binary, folder},
     ledger::{self, Ledger},
-    proxy::{Mode, Proxy},
+    proxy::{Done, Mode, Proxy},
     random::Random,
     servers::{Nats, S3},
     wait_for,
 };
 use tempfile::TempDir;
+
+use super::RECOVER_MAX;
 
 /// A kill from outside, aimed at nothing.
 pub const ANY_MOMENT: &str = "any moment";
@@ -24,9 +26,11 @@ pub const NO_START: &str = "no start";
 /// Kills between two audits.
 const AUDIT_EVERY: u64 = 20;
 /// How long a point may take to be reached before the kill is given up as missed.
-const REACH_MAX: Duration = Duration::from_secs(15);
+const REACH_MAX: Duration = Duration::from_secs(60);
 /// A kill at any moment comes within this time after the start.
 const MOMENT_MAX_MS: u64 = 900;
+/// How often a fault must have shown that comes by chance.
+const SHOWS: u64 = 2;
 /// Batch sizes to kill between: the smallest possible, a few keys, most keys.
 const BATCH_SIZES: [u64; 3] = [3, 8, 64];
 /// The shortest times that the server takes: it sends its clients away, and ends.
@@ -267,7 +271,7 @@ impl History {
             ("KEYLOOM_FAULT_BATCH_MAX".to_owned(), batch.to_string()),
         ]);
         let process = &mut self.engine.process;
-        wait_for("the engine to stand still", REACH_MAX, || match process.ended() {
+        wait_for("the engine to stand still", RECOVER_MAX, || match process.ended() {
             Some(status) => panic!("the engine ended with {status} by itself:\n{}", process.output()),
             None if process.is_stopped() => Ok(()),
             None => Err(format!("{point} was not reached {count} times")),
@@ -315,9 +319,29 @@ impl History {
 
     /// Lets the network to NATS or S3 be in `mode` for `time`, and calm again.
     pub fn disturb(&mut self, what: &'static str, link: fn(&Servers) -> &Option<Proxy>, mode: Mode, time: Duration) {
-        link(&self.servers).as_ref().expect("this history has that link").set(mode);
+        let link = link(&self.servers).as_ref().expect("this history has that link");
+        link.set(mode);
         thread::sleep(time); // how long the fault lasts; nothing is hoped for
-        link(&self.servers).as_ref().expect("this history has that link").set(Mode::Pass);
+        link.set(Mode::Pass);
+        self.did(what);
+    }
+
+    /// The same until it has shown: `count` has grown by [`SHOWS`].
+    pub fn disturb_until(
+        &mut self,
+        what: &'static str,
+        link: fn(&Servers) -> &Option<Proxy>,
+        mode: Mode,
+        count: fn(&Done) -> u64,
+    ) {
+        let link = link(&self.servers).as_ref().expect("this history has that link");
+        let before = count(&link.done());
+        link.set(mode);
+        wait_for(what, RECOVER_MAX, || match count(&link.done()) - before {
+            SHOWS.. => Ok(()),
+            fewer => Err(format!("{fewer} times")),
+        });
+        link.set(Mode::Pass);
         self.did(what);
     }
 

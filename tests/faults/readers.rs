@@ -20,9 +20,10 @@ use super::{
 };
 
 /// From the moment that server, link or consumer could serve again, until a new event can be read as a feature.
-const RECOVERY_MAX: Duration = Duration::from_secs(5);
-/// How long a probe is waited for: longer than the promise, so that the run says by how much it was broken.
-const PROBE_MAX: Duration = Duration::from_secs(30);
+pub const RECOVERY_MAX: Duration = Duration::from_secs(5);
+/// How long a probe is waited for: longer than the promise, so that the run says by how much it was broken. What a run
+/// beside others is held to, because they take its processor and its disk away for seconds.
+pub const PROBE_MAX: Duration = Duration::from_secs(60);
 /// How long a link is cut, at least.
 const LINK_CUT: Duration = Duration::from_secs(2);
 const STREAM: &str = "raw_events";
@@ -31,8 +32,9 @@ const ANEW: &str = "reading the log anew";
 /// How long a server that is to end may take; in lame duck mode it sends its clients away first.
 const SERVER_END_MAX: Duration = Duration::from_secs(60);
 
-/// Everything that can happen to a reader, once for each of `outages`: so many seconds a server is away.
-pub fn reader_faults(outages: &[u64], seed: u64) -> Report {
+/// Everything that can happen to a reader, once for each of `outages`: so many seconds a server is away. Events are applied
+/// again within `limit`.
+pub fn reader_faults(outages: &[u64], limit: Duration, seed: u64) -> Report {
     let mut history = History::start("NATS, readers disturbed", seed, busy_topology(), |folder| {
         let mut servers = Servers::start(folder, seed, true, true);
         (servers.s3, servers.s3_link) = (None, None);
@@ -41,31 +43,31 @@ pub fn reader_faults(outages: &[u64], seed: u64) -> Report {
     history.ledger.wait_stored(GO_ON_EVENTS, RECOVER_MAX);
     history.ledger.probe(PROBE_MAX); // makes the key
     for outage in outages.iter().copied().map(Duration::from_secs) {
-        server_away(&mut history, "nats killed", outage, |nats| nats.process.signal("KILL"));
-        server_away(&mut history, "nats ended by SIGTERM", outage, |nats| nats.process.signal("TERM"));
-        server_away(&mut history, "nats in lame duck mode", outage, |nats| {
+        server_away(&mut history, limit, "nats killed", outage, |nats| nats.process.signal("KILL"));
+        server_away(&mut history, limit, "nats ended by SIGTERM", outage, |nats| nats.process.signal("TERM"));
+        server_away(&mut history, limit, "nats in lame duck mode", outage, |nats| {
             let signal = format!("ldm={}", nats.process.id());
             let told = Command::new(tool("KEYLOOM_NATS_SERVER")).args(["--signal", &signal]).status();
             assert!(told.is_ok_and(|status| status.success()), "nats-server --signal {signal}");
         });
-        consumers_removed(&mut history);
+        consumers_removed(&mut history, limit);
         history.disturb("link cut", nats_link, Mode::Refuse, LINK_CUT + outage);
-        probe(&mut history, "link cut");
-        slow_link(&mut history);
+        probe(&mut history, limit, "link cut");
+        slow_link(&mut history, limit);
         history.audit();
         history.ledger.resume();
     }
     history.report()
 }
 
-fn probe(history: &mut History, what: &'static str) {
+fn probe(history: &mut History, limit: Duration, what: &'static str) {
     let took = history.ledger.probe(PROBE_MAX);
-    history.took(what, took, RECOVERY_MAX);
+    history.took(what, took, limit);
     history.ledger.wait_stored(GO_ON_EVENTS, RECOVER_MAX);
 }
 
 /// `end` ends the server, which then stays away for a while.
-fn server_away(history: &mut History, what: &'static str, outage: Duration, end: impl FnOnce(&Nats)) {
+fn server_away(history: &mut History, limit: Duration, what: &'static str, outage: Duration, end: impl FnOnce(&Nats)) {
     let before = times_anew(history);
     let nats = history.servers.nats();
     end(nats);
@@ -73,12 +75,12 @@ fn server_away(history: &mut History, what: &'static str, outage: Duration, end:
     thread::sleep(outage); // how long the fault lasts; nothing is hoped for
     nats.restart();
     history.did(what);
-    probe(history, what);
+    probe(history, limit, what);
     assert!(times_anew(history) > before, "{what}: no reader was disturbed");
 }
 
 /// As a person, or a server's housekeeping, would remove them: the engine is told by nobody but the server.
-fn consumers_removed(history: &mut History) {
+fn consumers_removed(history: &mut History, limit: Duration) {
     let before = times_anew(history);
     let url = history.servers.nats().url();
     let removed = with_client(&url, async |client| {
@@ -92,17 +94,17 @@ fn consumers_removed(history: &mut History) {
     });
     assert!(removed > 0, "the engine had no consumer");
     history.did("consumer removed");
-    probe(history, "consumer removed");
+    probe(history, limit, "consumer removed");
     assert!(times_anew(history) > before, "no reader was disturbed");
 }
 
 /// Events are applied while the link is slow, and after it.
-fn slow_link(history: &mut History) {
+fn slow_link(history: &mut History, limit: Duration) {
     nats_link(&history.servers).as_ref().expect("started with links").set(Mode::Slow(128 << 10));
     history.did("link slow");
-    probe(history, "link slow");
+    probe(history, limit, "link slow");
     nats_link(&history.servers).as_ref().expect("started with links").set(Mode::Pass);
-    probe(history, "link slow, and fast again");
+    probe(history, limit, "link slow, and fast again");
 }
 
 fn times_anew(history: &History) -> usize {

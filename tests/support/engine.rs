@@ -41,6 +41,8 @@ pub struct Topology {
     pub checkpoint_every: String,
     /// Age at which files are cut; 1 s when empty.
     pub cut_age: String,
+    /// Lines added to `[engine]`.
+    pub engine: String,
     /// Lines added to `[log]`.
     pub log: String,
     /// Lines added to `[http]`.
@@ -99,6 +101,7 @@ impl Topology {
 name = "test"
 partitions = {partitions}
 data_dir = "data"
+{engine}
 {nats}[log]
 {log}
 {}
@@ -123,6 +126,7 @@ cut = {{ rows = 1_000_000, bytes = "128MiB", age = "{cut_age}" }}
             self.http,
             self.sessions,
             self.more,
+            engine = self.engine,
             partitions = self.partitions.max(1),
         )
     }
@@ -174,6 +178,13 @@ impl Engine {
     pub fn launch_again(&mut self) {
         assert!(self.process.ended().is_some(), "it still runs");
         self.process = run(&self.binary, &self.folder, &self.topology);
+    }
+
+    /// Changes what it runs from its next start on.
+    pub fn change(&mut self, change: impl FnOnce(&mut Topology)) {
+        change(&mut self.topology);
+        let text = self.topology.text(self.port);
+        fs::write(self.folder.join("keyloom.toml"), text).expect("the test's folder is writable");
     }
 
     /// SIGTERM, and the exit code.

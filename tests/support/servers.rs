@@ -10,6 +10,8 @@ use std::{
     time::Duration,
 };
 
+use keyloom_actors::key::hash_of;
+
 use super::{http, process::Process, tool, wait_for};
 
 /// How long a server may take to start; moto imports a lot of Python.
@@ -25,12 +27,25 @@ pub const S3_SECRET_KEY: &str = "keyloom-test-secret";
 /// A port that nothing listens on. Each call answers with another one.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Test programs run side by side: each begins somewhere else.
-    let begin = (std::process::id().wrapping_mul(61) % u32::from(PORTS)) as u16;
+    let begin = begin();
     (0..PORTS)
         .map(|_| PORT_FIRST + (begin + NEXT.fetch_add(1, Ordering::Relaxed) % PORTS) % PORTS)
         .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
         .expect("a free port")
+}
+
+/// Where a test program begins to look: those that run side by side look at different ports, because a port is free until
+/// whoever asked for it uses it.
+fn begin() -> u16 {
+    /// More than one test needs.
+    const APART: u64 = 1_000;
+    let slot = std::env::var("NEXTEST_TEST_GLOBAL_SLOT").ok().and_then(|slot| slot.parse::<u64>().ok());
+    let run = std::env::var("NEXTEST_RUN_ID").unwrap_or_default(); // another run on this machine has the same slots
+    let begin = match slot {
+        Some(slot) => slot * APART + hash_of(run.as_bytes()) % u64::from(PORTS),
+        None => u64::from(std::process::id()) * 61,
+    };
+    (begin % u64::from(PORTS)) as u16
 }
 
 /// nats-server with JetStream.

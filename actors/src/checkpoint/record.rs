@@ -157,7 +157,7 @@ pub struct Checkpoint {
     pub counters: Counters,
     /// For each epoch, the last ordinal that it committed.
     pub lines: BTreeMap<u64, u64>,
-    /// Highest collector time so far: the partition's clock.
+    /// The partition's clock: the highest event time so far, see [`crate::event::Event::proves`].
     pub clock: Timestamp,
     /// How far the outbox of each table of emitted rows goes.
     #[serde(default)]

@@ -148,9 +148,10 @@ impl<'e, T: serde::de::Deserialize<'e>> FromEvent<'e> for T {
     }
 }
 
-/// The payload of a tick, see [`fields::TICK`]: of event time `due`.
+/// The payload of a tick, see [`fields::TICK`]: of event time `due`, or of the earliest that is sane. What is earlier would be
+/// clamped to the time of storing when it is read, and fire timers that are not due.
 pub fn tick(due: Timestamp) -> Bytes {
-    let due = due.to_rfc3339();
+    let due = due.max(EVENT_TIME_MIN).to_rfc3339();
     format!("{{\"{}\":\"{due}\",\"collector_tstamp\":\"{due}\"}}", fields::TICK).into()
 }
 
@@ -165,6 +166,12 @@ pub fn dedupe_id(key: &[u8], event_id: &[u8]) -> u128 {
 }
 
 impl Event {
+    /// What time it is at least, for the clock of its partition, which fires the timers of all keys: its own time, but none
+    /// later than when it was stored. Else one sender whose clock runs ahead would fire the timers of everybody early.
+    pub fn proves(&self) -> Timestamp {
+        self.time.min(self.stored)
+    }
+
     /// Whether tables that follow the log have a row of it: not of what nobody can read, and not of the engine's own.
     pub fn enters_tables(&self) -> bool {
         self.own.is_none() && !self.refused.as_ref().is_some_and(|refused| refused.reason.enters_no_table())
@@ -440,6 +447,17 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_runs_ahead_proves_no_later_time_than_that_of_storing() {
+        for (tstamp, proves) in
+            [("2026-11-21T11:00:00Z", "2026-11-20T12:00:00"), ("2026-11-20T11:00:00Z", "2026-11-20T11:00:00")]
+        {
+            let batch = decode(&format!(r#"{{"domain_userid":"d","collector_tstamp":"{tstamp}"}}"#), None);
+            assert_eq!(Timestamp::parse(tstamp), Some(batch.events[0].time), "it is in the sane range");
+            assert_eq!(Timestamp::parse(proves), Some(batch.events[0].proves()), "{tstamp}");
+        }
+    }
+
+    #[test]
     fn derived_time_is_event_time_where_it_is_valid_and_sane() {
         let (stored, collected) = ("2026-11-20T12:00:00.000000Z", "2026-11-20T11:00:00.000000Z");
         for (derived, collector, time, clamped) in [
@@ -466,6 +484,9 @@ mod tests {
         assert_eq!((batch.events[0].own, batch.events[0].refused.is_none()), (Some(Own::Tick), true));
         assert_eq!((batch.events[0].time, batch.get(0).key_str()), (due, "u"));
         assert_eq!(decode(r#"{"tick":1}"#, Some("u")).events[0].own, None);
+        let at_once = tick(Timestamp(0)); // of a key whose questions must be asked again
+        let batch = decode(std::str::from_utf8(&at_once).expect("text"), Some("u"));
+        assert_eq!((batch.events[0].time, batch.clamped), (EVENT_TIME_MIN, 0));
     }
 
     #[test]

@@ -156,8 +156,8 @@ impl<'a> Context<'a> {
     }
 
     /// Sets timer `name` of this key to event time `due`, or moves it there. It fires once: before the key's first event of
-    /// that time or later, and without one, soon after the partition's clock has passed it (the highest event time so far,
-    /// or the wall clock while nothing comes). One that is already due fires before the key's next event. At most
+    /// that time or later, and without one, soon after the partition's clock has passed it (the highest event time so
+    /// far, of each event not later than it was stored, or the wall clock while nothing comes). One that is already due fires before the key's next event. At most
     /// [`crate::handler::timers::TIMERS_MAX`] per key.
     pub fn set_timer(&mut self, name: &str, due: Timestamp) -> Result<(), Fault> {
         self.waiting.change(|waiting| waiting.timers.set(name, due))

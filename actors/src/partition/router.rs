@@ -113,7 +113,7 @@ pub struct Cut {
     pub n: u64,
     /// Last sequence of the cut.
     pub last: u64,
-    /// Highest collector time up to it.
+    /// The partition's clock at it, see [`crate::event::Event::proves`].
     pub clock: Timestamp,
     /// Ends of events that never reached a session, since the last cut.
     pub counts: Counts,
@@ -293,7 +293,10 @@ impl RouterState {
             (0..shards).map(|_| Vec::with_capacity(batch.events.len() / shards + 64)).collect();
         for (i, event) in batch.events.iter().enumerate() {
             match &event.refused {
-                None => indexes[key::shard_of(event.key_hash, shards)].push(i as u32),
+                None => {
+                    indexes[key::shard_of(event.key_hash, shards)].push(i as u32);
+                    self.clock = self.clock.max(event.proves());
+                }
                 Some(refused) => {
                     let mut counts = Counts::default();
                     counts.add_dead(refused.reason, 1);
@@ -302,7 +305,6 @@ impl RouterState {
                     self.dead.push(DeadLetter::of(event, refused.reason, refused.text.clone(), 0));
                 }
             }
-            self.clock = self.clock.max(event.time);
         }
         if batch.clamped > 0 {
             observe::event_times_clamped(batch.clamped);

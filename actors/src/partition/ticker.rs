@@ -150,7 +150,7 @@ impl TickerState {
         }
     }
 
-    /// The partition's clock: the highest event time so far; while nothing comes, the wall clock if that is later.
+    /// The partition's clock: the highest event time so far, none later than it was stored; while nothing comes, the wall clock if that is later.
     fn time(&mut self) -> Timestamp {
         let status = &self.args.status;
         let routed = status.routed.load(Ordering::Relaxed);

@@ -181,7 +181,8 @@ impl SessionCore {
             let mut waiting = Changing::new(std::mem::take(&mut self.waiting));
             let emitter = Emitter::new(factory.tables(), event, rows, first);
             let declared = self.declared.as_ref().map(|state| (factory.declared(), state));
-            let mut context = Context { event_time: due, declared, ..Context::new(event, emitter, &mut waiting) };
+            let context = Context::new(event, emitter, &mut waiting);
+            let mut context = Context { event_time: due, place_time: time, declared, ..context };
             match self.logic.on_timer(&name, &mut context) {
                 Ok(()) => {
                     self.waiting = waiting.done();

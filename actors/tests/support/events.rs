@@ -13,6 +13,10 @@ use super::random::Random;
 
 /// Event times begin here: 2026-11-20.
 pub const BEGIN: i64 = 1_795_176_000 * SECOND;
+/// Events are stored from then on: later than nearly all of them happened.
+pub const STORED: i64 = BEGIN + 3 * 3_600 * SECOND;
+/// The hour of an event whose clock runs ahead.
+const AHEAD: u64 = 13;
 
 /// An event of `key` with event id `id`.
 pub fn event(key: &str, id: u64) -> NewRecord {
@@ -70,7 +74,12 @@ impl Sender {
             1..9 => format!("timer {} {}", timers[random.range(0, 6) as usize], random.range(0, 150)),
             _ => format!("ask {}", questions[random.range(0, 8) as usize]),
         };
-        made(&format!("user-{}", random.range(0, self.keys)), self.id, &what, random.range(0, 3))
+        made(
+            &format!("user-{}", random.range(0, self.keys)),
+            self.id,
+            &what,
+            [0, 1, 2, AHEAD][random.range(0, 4) as usize],
+        )
     }
 
     /// Any event.

@@ -15,6 +15,7 @@ use keyloom_actors::{
 };
 
 use super::{
+    events::BEGIN,
     handler::{
         Tally, TallyRow, again_after, declared, mark_of_answer, mark_of_timer, rows_of, stored_tally, timer_emits,
         timer_of,
@@ -22,6 +23,9 @@ use super::{
     table,
     world::World,
 };
+
+/// What wall clocks do not reach in any history: behind it, ticks come by event times alone.
+const WALL_CLOCK_MAX: i64 = BEGIN + 3_600 * SECOND;
 
 /// See the module.
 #[derive(Default)]
@@ -33,7 +37,7 @@ pub struct Expect {
     timers: BTreeMap<String, (BTreeMap<String, i64>, i64)>,
     /// Questions of each key without an answer: by name, the event that asked and the question.
     questions: BTreeMap<String, BTreeMap<String, (u64, u64)>>,
-    /// The highest event time of the log.
+    /// The highest event time of the log, of each event not later than it was stored.
     clock: i64,
     /// The tally of each key behind each event that it consumed.
     keys: BTreeMap<String, Vec<(u64, Tally)>>,
@@ -86,7 +90,8 @@ impl Expect {
                 expect.rows.insert(record.seq);
             }
             let time = json["collector_tstamp"].as_str().and_then(Timestamp::parse).expect("all say their time").0;
-            expect.clock = expect.clock.max(time);
+            assert!(!is_tick || time <= expect.clock.max(WALL_CLOCK_MAX), "the timer of {key} fires before its time");
+            expect.clock = expect.clock.max(time.min(record.stored.0));
             let history = expect.keys.entry(key.clone()).or_default();
             let mut tally = history.last().map(|(_, tally)| *tally).unwrap_or_default();
             let recent = recent.entry(key.clone()).or_default();

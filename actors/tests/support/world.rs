@@ -27,7 +27,7 @@ use tokio::sync::watch;
 
 use super::{
     backend::Backend,
-    events::BEGIN,
+    events::STORED,
     gate::{Gate, Life, Step},
     handler::{Tally, TallyRow},
     lock,
@@ -149,7 +149,7 @@ impl World {
                 ids.insert(id, seq);
             }
             let key = Some(key).filter(|key| !key.is_empty());
-            log.push(LogRecord { seq, stored: Timestamp(BEGIN + seq as i64), key, payload, scanned, envelope: None });
+            log.push(LogRecord { seq, stored: Timestamp(STORED + seq as i64), key, payload, scanned, envelope: None });
             stored.push(Stored::New(seq));
         }
         self.tail.send_replace(log.len() as u64);

@@ -23,6 +23,7 @@ use self::{
 use crate::{
     event::{EventRef, FromEvent},
     features::{FeatureSet, FeatureState, Value},
+    session::step::SessionCore,
     timestamp::Timestamp,
 };
 
@@ -405,6 +406,9 @@ impl Registry {
         declared: Arc<FeatureSet>,
     ) -> Result<Arc<dyn LogicFactory>, ConfigError> {
         let handler = self.handlers.get(name).ok_or_else(|| ConfigError(format!("no handler is called {name:?}")))?;
-        (handler.build)(name, config, declared)
+        let factory = (handler.build)(name, config, declared)?;
+        let rehearsed = SessionCore::new(&factory).and_then(|core| core.rehearse(&factory));
+        rehearsed.map_err(|e| ConfigError(format!("its State::default() cannot be stored and read again: {}", e.0)))?;
+        Ok(factory)
     }
 }

@@ -400,11 +400,15 @@ impl Cell {
     }
 
     /// Does for nothing what will be asked of the state anyway, so that an event is still being tried when its effect on the
-    /// state kills the process. Whether it works is told when it is asked for.
-    pub fn rehearse(&self, factory: &Arc<dyn LogicFactory>, partition: u32) {
+    /// state kills the process. An error if the state is spoiled: the session has to fail before it tries anything else.
+    pub fn rehearse(&mut self, factory: &Arc<dyn LogicFactory>, partition: u32) -> Result<(), StateError> {
         if let Core::Live(core) = &self.core {
-            drop((core.rehearse(factory), core.answer(&**factory, &self.key, partition)));
+            drop(core.answer(&**factory, &self.key, partition)); // whether it works is told when it is asked for
+            let rehearsed = core.rehearse(factory);
+            self.spoiled = rehearsed.as_ref().err().map(|error| error.0.clone());
+            return rehearsed;
         }
+        Ok(())
     }
 
     /// Event `seq` is given up without being tried.
@@ -546,7 +550,12 @@ impl Cell {
     fn fail_to_store(&mut self, seq: u64, end: End, error: &StateError) -> Failure {
         let text = format!("the state that it leads to cannot be stored: {}", error.0);
         let failure = self.failed(seq, Reason::Error, text, None);
-        let failure = Failure { in_timer: matches!(end, End::Dead(_)), ..failure };
+        let failure = Failure { in_timer: self.condemned.contains_key(&seq), ..failure };
+        if end == End::Dead(Reason::Reject)
+            && let Some(attempts) = self.attempts.get_mut(&seq)
+        {
+            *attempts = attempts.saturating_sub(1); // counted as any other that fails
+        }
         self.failure = Some(failure.clone());
         failure
     }
@@ -673,17 +682,21 @@ impl Cell {
             return Collected::NotYet;
         };
         let version = match (&self.core, &self.committed) {
-            (Core::Live(core), _) => core.encode(factory),
-            (Core::Absent, Some((_, version))) if self.recovering => Ok(version.clone()),
-            (Core::Absent, None) if self.recovering => SessionCore::new(factory).and_then(|core| core.encode(factory)),
-            _ => return Collected::NotYet, // its state is still on its way from the store
-        };
-        let version = match version {
-            Ok(version) => version,
-            Err(error) => {
-                self.spoiled = Some(error.0);
-                return Collected::Spoiled;
+            (Core::Live(core), _) => match core.encode(factory) {
+                Ok(version) => version,
+                Err(error) => {
+                    self.spoiled = Some(error.0);
+                    return Collected::Spoiled;
+                }
+            },
+            (Core::Absent, Some((_, version))) if self.recovering => version.clone(),
+            (Core::Absent, None) if self.recovering => {
+                match SessionCore::new(factory).and_then(|core| core.encode(factory)) {
+                    Ok(version) => version,
+                    Err(_) => return Collected::NotYet,
+                }
             }
+            _ => return Collected::NotYet, // its state is still on its way from the store
         };
         let Ok(version) = record::with_owed(&version, &owed) else { return Collected::NotYet }; // it was encoded here
         self.share = Share::None;
@@ -857,15 +870,27 @@ impl Cell {
     /// not be stored either.
     pub fn recover(&mut self, factory: &Arc<dyn LogicFactory>, cut: u64) -> Recovery {
         self.core = Core::Absent;
-        if self.spoiled.take().is_some() {
-            self.probed_to = self.history.last().map_or(self.probed_to, |(seq, _)| self.probed_to.max(*seq));
+        let was_spoiled = self.spoiled.take().is_some();
+        if was_spoiled {
+            self.probe_history();
         }
-        let (applied, core) = match self.newest_version() {
-            Some(version) => (record::applied_of(version), SessionCore::decode(factory, version)),
-            None => (0, SessionCore::new(factory)),
+        let (applied, core) = loop {
+            let (applied, core) = match self.newest_version() {
+                Some(version) => (record::applied_of(version), SessionCore::decode(factory, version)),
+                None => (0, SessionCore::new(factory)),
+            };
+            if core.is_err() && matches!(self.share, Share::Taken(_)) {
+                // Nobody has it yet: one before it can be read.
+                (self.share, self.dirty) = (Share::Due(cut), true);
+                self.probe_history();
+                continue;
+            }
+            let is_probed = was_spoiled || applied < self.probed_to;
+            break (
+                applied,
+                core.and_then(|core| if is_probed { core.rehearse(factory).map(|()| core) } else { Ok(core) }),
+            );
         };
-        let is_probed = applied < self.probed_to;
-        let core = core.and_then(|core| if is_probed { core.rehearse(factory).map(|()| core) } else { Ok(core) });
         let keep = self.history.partition_point(|(seq, _)| *seq <= applied);
         let (mut within, mut behind) = (Counts::default(), Counts::default());
         for (i, (seq, end)) in self.history.iter().enumerate().skip(keep) {
@@ -873,7 +898,15 @@ impl Cell {
                 if self.is_within(*seq, cut) { within.add(*end, 1) } else { behind.add(*end, 1) }
             }
         }
-        let again: Vec<u64> = self.history.drain(keep..).map(|(seq, _)| seq).collect();
+        let mut again = Vec::with_capacity(self.history.len() - keep);
+        for (seq, end) in self.history.drain(keep..) {
+            again.push(seq);
+            if end == End::Dead(Reason::Reject)
+                && let Some(attempts) = self.attempts.get_mut(&seq)
+            {
+                *attempts = attempts.saturating_sub(1); // it will be rejected again
+            }
+        }
         self.recovering = true;
         self.unpublished = self.unpublished.filter(|(first, _)| *first <= applied); // the others come again
         self.rows.truncate(self.rows.partition_point(|row| row.seq <= applied));
@@ -884,6 +917,11 @@ impl Cell {
         let dead = std::mem::take(&mut self.dead).into_iter().filter(|letter| letter.seq <= applied).collect();
         let unreported = self.count(cut);
         Recovery { core: core.map(Box::new), again, counts: within, counts_behind: behind, unreported, dead }
+    }
+
+    /// Some event since the last version spoiled the state: all of them are looked at when they come again.
+    fn probe_history(&mut self) {
+        self.probed_to = self.history.last().map_or(self.probed_to, |(seq, _)| self.probed_to.max(*seq));
     }
 
     /// Everything that waits is to be read again, behind `first`: who waits for a restart holds no events.
@@ -903,24 +941,33 @@ impl Cell {
         self.core = Core::Live(core);
     }
 
-    /// Gives up everything that waits, without a state: the stored one cannot be read, and stays as it is. Returns the
-    /// dead letters.
-    pub fn abandon(&mut self, error: &str) -> Vec<DeadLetter> {
+    /// Gives up everything that waits, without a state: the stored one cannot be read, and stays as it is.
+    pub fn abandon(&mut self, error: &str, cut: u64) -> Turn {
         self.core = Core::Absent;
         self.dirty = false;
-        self.rows.clear();
-        self.rows_bytes = 0;
         self.unpublished = None;
         self.recovering = false;
         // What is parked comes here too, when it has been read again; the checkpoint waits for it.
         if matches!(self.share, Share::Due(_)) && self.parked.is_empty() {
             self.share = Share::None;
         }
-        let letter = |waiting| match waiting {
-            Waiting::Event(event) => Some(DeadLetter::of(event.get().event(), Reason::Error, error.to_owned(), 0)),
-            Waiting::Gone(_) => None,
-        };
-        self.inbox.drain(..).filter_map(letter).collect()
+        let is_behind = self.lagged_at == Some(cut);
+        let mut turn = Turn { is_behind, rows_change: self.rows_change(), ..Turn::default() };
+        for waiting in std::mem::take(&mut self.inbox) {
+            let end = match &waiting {
+                Waiting::Event(_) => End::Dead(Reason::Error),
+                Waiting::Gone(_) => End::Dropped,
+            };
+            if self.is_within(waiting.seq(), cut) {
+                turn.counts.add(end, 1)
+            } else {
+                turn.counts_behind.add(end, 1)
+            }
+            if let Waiting::Event(event) = waiting {
+                turn.dead.push(DeadLetter::of(event.get().event(), Reason::Error, error.to_owned(), 0));
+            }
+        }
+        turn
     }
 }
 

@@ -178,13 +178,13 @@ fn begin_again(cell: &mut Cell, factory: &Arc<dyn LogicFactory>, log: &[QueuedEv
         }
         Err(error) => Some(error.0),
     };
-    let letters = error.as_deref().map(|error| cell.abandon(error)).unwrap_or_default();
+    let letters = error.as_deref().map(|error| cell.abandon(error, u64::MAX).dead).unwrap_or_default();
     assert!(letters.is_empty(), "all of it has to be read again first");
     if let Some((number, seqs)) = cell.fetch() {
         let again = log.iter().filter(|event| seqs.contains(&event.seq())).cloned().collect();
         cell.fetched(number, &seqs, again);
     }
-    error.map(|error| cell.abandon(&error)).unwrap_or_default()
+    error.map(|error| cell.abandon(&error, u64::MAX).dead).unwrap_or_default()
 }
 
 /// Lets a cell try until all of `log` has ended in some way; the sequences that were given up.
@@ -262,6 +262,51 @@ fn a_state_that_cannot_be_read_again_after_an_eviction_costs_only_the_culprit() 
     assert!(begin_again(&mut cell, &factory, &log).is_empty());
     assert_eq!(until_all_ended(&mut cell, &factory, &log), [2]);
     assert_eq!(count_of(&mut cell, &factory), (3, 2));
+}
+
+#[test]
+fn a_share_that_cannot_be_read_again_is_not_gone_on_from() {
+    let factory = factory();
+    let mut cell = cell(&factory);
+    let log = [fine(1), bitter(2), fine(3), put_off(4)];
+    push_all(&mut cell, &log[..2]);
+    cell.turn(&factory, u64::MAX).expect("nobody knows yet");
+    assert!(cell.begin_share(2));
+    push_all(&mut cell, &log[2..]);
+    assert!(cell.turn(&factory, 2).is_err(), "event 4 fails, behind the share");
+    assert!(cell.failure(String::new).is_some());
+    assert!(begin_again(&mut cell, &factory, &log).is_empty());
+    assert_eq!(until_all_ended(&mut cell, &factory, &log), [2, 4]);
+    assert_eq!(count_of(&mut cell, &factory), (4, 2));
+}
+
+#[test]
+fn a_handler_whose_new_state_cannot_be_stored_is_refused() {
+    #[derive(Serialize, Deserialize)]
+    struct Sour(#[serde(serialize_with = "unless_sour")] u64);
+    impl Default for Sour {
+        fn default() -> Self {
+            Self(SOUR)
+        }
+    }
+    impl State for Sour {}
+    struct Bad;
+    impl Handler for Bad {
+        type Config = Value;
+        type Event<'e> = EventRef<'e>;
+        type State = Sour;
+        fn new(_: Value) -> Result<Self, ConfigError> {
+            Ok(Self)
+        }
+        fn on_event(&self, _: &mut Sour, _: EventRef<'_>, _: &mut Context<'_>) -> Result<(), Fault> {
+            Ok(())
+        }
+        fn features(&self, _: &Sour, _: &mut Features<'_>) {}
+    }
+    let mut registry = Registry::default();
+    registry.add::<Bad>("bad");
+    let refused = registry.build("bad", json!({}), Arc::default()).err().expect("it is refused");
+    assert!(refused.0.contains("State::default()") && refused.0.contains("sour"), "{}", refused.0);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use self::{
-    cell::{Cell, TURN_EVENTS_MAX},
+    cell::{Cell, TURN_EVENTS_MAX, Turn},
     shard::ShardMsg,
 };
 use crate::{
@@ -63,6 +63,19 @@ pub struct Books {
     pub due: Vec<SharedCell>,
     /// Keys whose first timer is due at another time than the partition knows.
     pub first_timers: Vec<(Key, Option<Timestamp>)>,
+}
+
+impl Books {
+    /// Books the ends of events of one turn.
+    pub fn add(&mut self, turn: &mut Turn) {
+        self.counts.merge(&turn.counts);
+        self.counts_behind.merge(&turn.counts_behind);
+        self.unreported.merge(&turn.counts);
+        self.unreported.merge(&turn.counts_behind);
+        self.rows_change += turn.rows_change;
+        let letters = if turn.is_behind { &mut self.dead_behind } else { &mut self.dead };
+        letters.append(&mut turn.dead);
+    }
 }
 
 /// What all sessions of a shard share.
@@ -177,18 +190,9 @@ impl Actor for Session {
         let cut = lock(&desk.books).cut;
         let turn = lock(&state.cell).turn_of(&desk.factory, cut, events_max);
         match turn {
-            Ok(turn) => {
+            Ok(mut turn) => {
                 let mut books = lock(&state.desk.books);
-                books.counts.merge(&turn.counts);
-                books.counts_behind.merge(&turn.counts_behind);
-                books.unreported.merge(&turn.counts);
-                books.unreported.merge(&turn.counts_behind);
-                books.rows_change += turn.rows_change;
-                if turn.is_behind {
-                    books.dead_behind.extend(turn.dead)
-                } else {
-                    books.dead.extend(turn.dead)
-                }
+                books.add(&mut turn);
                 if let Some(due) = turn.first_timer {
                     books.first_timers.push((lock(&state.cell).key().clone(), due));
                 }
@@ -213,7 +217,8 @@ impl Actor for Session {
                     myself.cast(Wake)?;
                 }
                 if trial.is_some() {
-                    lock(&state.cell).rehearse(&state.desk.factory, state.desk.partition);
+                    let rehearsed = lock(&state.cell).rehearse(&state.desk.factory, state.desk.partition);
+                    return rehearsed.map_err(|error| error.0.into());
                 }
                 Ok(())
             }

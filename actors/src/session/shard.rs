@@ -429,8 +429,7 @@ impl ShardState {
                         drop(session.cast(Wake));
                     }
                     Phase::Unreadable(error) => {
-                        let letters = lock(&slot.cell).abandon(error);
-                        give_up(&self.desk, letters);
+                        give_up(&self.desk, &slot.cell, error);
                     }
                     _ => {}
                 }
@@ -540,12 +539,13 @@ impl ShardState {
             let found = found.unwrap_or_default();
             let cause = if found.newest.is_some() { "hydrate" } else { "new" };
             let mut cell = lock(&slot.cell);
+            let parked = cell.parked();
             let hydrated = match (&found.newest, self.args.verdicts.unreadable(key.as_str())) {
                 (Some((_, version)), Some(error)) => cell.park_owed(version).and(Err(StateError(error))),
                 _ => cell.hydrate(&self.args.factory, found).map(|()| cause),
             };
             let hydrated = hydrated.map_err(|e| e.0);
-            self.args.status.parked.fetch_add(cell.parked() as i64, Ordering::Relaxed);
+            self.args.status.parked.fetch_add(cell.parked() as i64 - parked as i64, Ordering::Relaxed);
             hydrated
         });
         match outcome {
@@ -591,11 +591,7 @@ impl ShardState {
         }
         observe::restarted("session", Cause::StartFailed);
         if let Some(slot) = self.slots.peek(key.as_str()) {
-            let mut cell = lock(&slot.cell);
-            let letters = cell.abandon(&error);
-            lock(&self.desk.books).rows_change += cell.rows_change();
-            drop(cell);
-            give_up(&self.desk, letters);
+            give_up(&self.desk, &slot.cell, &error);
             slot.phase = Phase::Unreadable(error);
         }
         self.feed(myself, key);
@@ -652,10 +648,13 @@ impl ShardState {
         let Some(slot) = self.slots.peek(key.as_str()) else { return };
         let cut = lock(&self.desk.books).cut;
         let mut cell = lock(&slot.cell);
-        if let Some(error) = cell.spoiled() {
+        if let Some(error) = cell.spoiled()
+            && let Some(left_out) = FAILURES.due_now("spoiled")
+        {
             tracing::error!(
                 partition = self.args.partition,
                 error,
+                left_out,
                 "a state cannot be stored; the events since the last one that was are tried again, one by one"
             );
         }
@@ -750,8 +749,7 @@ impl ShardState {
         match &slot.phase {
             Phase::Live(session) if wake => drop(session.cast(Wake)), // one that just failed finds it when it restarts
             Phase::Unreadable(error) => {
-                let letters = lock(&slot.cell).abandon(error);
-                give_up(&self.desk, letters);
+                give_up(&self.desk, &slot.cell, error);
                 self.feed(myself, key);
             }
             _ => {}
@@ -1012,17 +1010,9 @@ fn answer(cell: &mut Cell, args: &ShardArguments, delivered: u64) -> Option<Answ
     Some(Answer { key: cell.key().clone(), json, seq, since })
 }
 
-fn give_up(desk: &Desk, letters: Vec<DeadLetter>) {
-    let mut counts = Counts::default();
+/// Gives up what waits for a state that cannot be read.
+fn give_up(desk: &Desk, cell: &SharedCell, error: &str) {
     let mut books = lock(&desk.books);
-    let (mut within, mut behind) = (Counts::default(), Counts::default());
-    for letter in &letters {
-        counts.add_dead(letter.reason, 1);
-        if letter.seq <= books.cut { within.add_dead(letter.reason, 1) } else { behind.add_dead(letter.reason, 1) }
-    }
-    books.counts.merge(&within);
-    books.counts_behind.merge(&behind);
-    books.dead.extend(letters);
-    drop(books);
-    desk.status.add(&counts);
+    let mut turn = lock(cell).abandon(error, books.cut);
+    books.add(&mut turn);
 }

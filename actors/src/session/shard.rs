@@ -783,7 +783,9 @@ impl ShardState {
         let Some(slot) = self.slots.remove(key.as_str()) else { return false };
         let mut cell = lock(&slot.cell);
         if let Err(error) = cell.freeze(&self.args.factory, self.args.partition) {
-            tracing::error!(error = error.0, "a session cannot be evicted: its state cannot be encoded");
+            if let Some(left_out) = FAILURES.due_now("eviction") {
+                tracing::error!(error = error.0, left_out, "a session cannot be evicted: its state cannot be encoded");
+            }
             drop(cell);
             self.slots.insert(key.clone(), slot);
             return false;
@@ -874,7 +876,9 @@ impl ShardState {
                 Ok(Collected::Nothing) => {}
                 Err(error) => {
                     hidden_from = cell.hidden_from();
-                    tracing::error!(error = error.0, "a state cannot be encoded; its last version stays");
+                    if let Some(left_out) = FAILURES.due_now("share") {
+                        tracing::error!(error = error.0, left_out, "a state cannot be encoded; its last version stays");
+                    }
                 }
             }
             shares.hidden_from = shares.hidden_from.into_iter().chain(hidden_from).min();

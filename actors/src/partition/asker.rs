@@ -18,6 +18,7 @@ use tokio::{runtime::Handle, sync::Semaphore};
 use super::status::{Status, lock};
 use crate::{
     budget::Backoff,
+    complaints::Complaints,
     handler::{
         LogicFactory,
         look_ups::{self, LookUp},
@@ -31,6 +32,8 @@ use crate::{
 pub const LOOK_UPS_AT_ONCE: usize = 256;
 /// Look-ups under way and waiting, at most; beyond, the partition pulls no more until some are answered.
 pub const LOOK_UPS_WAITING_MAX: i64 = 100_000;
+/// What is logged of answers that the log does not take: all that wait try again.
+static COMPLAINTS: Complaints = Complaints::new();
 /// Wait before an answer is appended again.
 const APPEND_BACKOFF: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(5));
 
@@ -89,7 +92,9 @@ impl Asker {
             NewRecord { key: Bytes::copy_from_slice(key.as_str().as_bytes()), dedupe_id: None, payload, scanned: None };
         let mut backoff = APPEND_BACKOFF;
         while let Err(error) = self.log.append(self.partition, vec![record.clone()]).await {
-            tracing::warn!(partition = self.partition, %error, "appending an answer failed, trying again");
+            if let Some(left_out) = COMPLAINTS.due_now(self.partition) {
+                tracing::warn!(partition = self.partition, %error, left_out, "appending an answer failed, trying again");
+            }
             tokio::time::sleep(backoff.wait()).await;
         }
     }

@@ -27,8 +27,8 @@ use crate::{
     timestamp::Timestamp,
 };
 
-/// What is logged of timers; `keyloom_timers_total` counts all of them.
-static TIMERS: Complaints = Complaints::new();
+/// What is logged of timers, which `keyloom_timers_total` counts, and of features that a handler cannot say.
+static COMPLAINTS: Complaints = Complaints::new();
 
 /// Timers that fire at the place of one event, at most: one that sets itself again and again is a defect.
 pub const TIMERS_FIRED_MAX: usize = 1_000;
@@ -191,7 +191,7 @@ impl SessionCore {
                 Err(Fault::Reject(text)) => {
                     rows.truncate(before);
                     self.waiting = waiting.undone();
-                    if let Some(left_out) = TIMERS.due_now("rejected") {
+                    if let Some(left_out) = COMPLAINTS.due_now("rejected") {
                         let seq = event.event().seq;
                         tracing::warn!(seq, timer = %name, text, left_out, "a timer is rejected by its handler");
                     }
@@ -208,7 +208,7 @@ impl SessionCore {
     pub fn give_up_timers(&mut self, event: &Event, firing: &mut Firing) {
         let time = event.time.max(self.event_time);
         while let Some((due, name)) = self.waiting.timers.take_due(time) {
-            if let Some(left_out) = TIMERS.due_now("given up") {
+            if let Some(left_out) = COMPLAINTS.due_now("given up") {
                 let (seq, due) = (event.seq, due.to_rfc3339());
                 let text = "a timer is given up together with the event that it was due before";
                 tracing::error!(seq, timer = %name, due, left_out, "{text}");
@@ -276,7 +276,12 @@ impl SessionCore {
         let head = answer::Head { key, partition, event_time: self.event_time, seq: self.applied };
         let declared = self.declared.as_ref().map(|state| (factory.declared(), state));
         let said = guarded(|| Ok(answer::write(head, |features| self.logic.features(features), declared)));
-        said.inspect_err(|error| tracing::error!(error = error.0, "the features of a key cannot be said")).ok()
+        let said = said.inspect_err(|error| {
+            if let Some(left_out) = COMPLAINTS.due_now("features") {
+                tracing::error!(error = error.0, left_out, "the features of a key cannot be said");
+            }
+        });
+        said.ok()
     }
 }
 

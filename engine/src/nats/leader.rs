@@ -94,7 +94,15 @@ struct InfoAnswer {
     #[serde(default)]
     created: String,
     state: Option<InfoState>,
+    cluster: Option<Cluster>,
     error: Option<Refusal>,
+}
+
+/// Of a server alone it is absent, or names that server.
+#[derive(Deserialize)]
+struct Cluster {
+    #[serde(default)]
+    leader: String,
 }
 
 #[derive(Deserialize)]
@@ -144,7 +152,15 @@ pub(super) async fn read_from_leader(
 
 /// The extent of `stream`.
 pub(super) async fn stream_state(context: &jetstream::Context, stream: &str) -> Result<StreamState, ReadFault> {
-    match ask(context, &format!("STREAM.INFO.{stream}"), &()).await? {
+    extent(ask(context, &format!("STREAM.INFO.{stream}"), &()).await?)
+}
+
+fn extent(answer: InfoAnswer) -> Result<StreamState, ReadFault> {
+    match answer {
+        // A server that has a copy answers even so; the copy may be behind, and nothing can be stored.
+        InfoAnswer { state: Some(_), cluster: Some(Cluster { leader }), .. } if leader.is_empty() => {
+            Err(ReadFault::Unavailable("it has no leader".to_owned()))
+        }
         InfoAnswer { state: Some(InfoState { first_seq, last_seq }), created, .. } => {
             // A stream that never held anything says 0 or 1, depending on the server.
             Ok(StreamState { first_seq: first_seq.max(1), last_seq, created })
@@ -231,6 +247,21 @@ fn from_base64(text: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_copy_without_a_leader_is_not_the_stream() {
+        let said = |cluster: &str| {
+            let text = format!(r#"{{"created":"now","state":{{"first_seq":0,"last_seq":5}}{cluster}}}"#);
+            extent(serde_json::from_str(&text).expect("an answer"))
+        };
+        for cluster in ["", r#","cluster":{"name":"c","leader":"n1","replicas":[]}"#] {
+            let state = said(cluster).expect("an extent");
+            assert_eq!((state.first_seq, state.last_seq), (1, 5), "{cluster}");
+        }
+        // What the members of a group say when most of it is gone.
+        let orphan = said(r#","cluster":{"name":"c","replicas":[{"name":"n0","current":true}]}"#);
+        assert!(matches!(orphan, Err(ReadFault::Unavailable(_))), "{orphan:?}");
+    }
 
     #[test]
     fn base64_is_the_standard_one() {

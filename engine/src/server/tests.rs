@@ -30,7 +30,7 @@ use rustls::{
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     sync::Notify,
     time::Instant,
 };
@@ -420,13 +420,17 @@ async fn a_client_that_never_reads_is_cut_off() {
 
 #[tokio::test]
 async fn a_client_that_reads_slowly_gets_all_of_it_though_that_takes_longer_than_one_pause_may() {
-    /// So much is read between two pauses, and there are more of them in the answer than fit into buffers of the system.
+    /// So much is read between two pauses. The limit has more of them than buffers of the system have pieces, and the rest
+    /// of the answer has still more.
     const PIECE: usize = 1 << 20;
-    const PAUSES: u32 = 15;
+    const PAUSES: u32 = 12;
+    const RECEIVED_BYTES: u32 = 64 << 10;
     let limit = Duration::from_secs(2);
     let site = Site::open(Limits { write_timeout: limit, header_timeout: limit, ..long() }, None).await;
     let time = HeldTime::begin();
-    let mut slow = site.connect().await;
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(RECEIVED_BYTES).expect("possible");
+    let mut slow = socket.connect(site.address).await.expect("a connection");
     slow.write_all(b"GET /big HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.expect("sent");
     let (began, mut piece) = (Instant::now(), vec![0; PIECE]);
     for _ in 0..BIG / PIECE {

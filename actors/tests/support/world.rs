@@ -69,6 +69,8 @@ pub struct World {
     unlucky: Mutex<HashMap<u64, u32>>,
     /// The same of the stored state of a key, while it was read alone.
     unlucky_states: Mutex<HashMap<String, u32>>,
+    /// Pages of answers that were read in walks through all of them.
+    pages: AtomicU64,
     store: Mutex<Records>,
     lake: Mutex<BTreeMap<String, Bytes>>,
     put_names: Mutex<Vec<String>>,
@@ -127,6 +129,7 @@ impl World {
             careful_starts: AtomicU64::new(0),
             unlucky: Mutex::default(),
             unlucky_states: Mutex::default(),
+            pages: AtomicU64::new(0),
             store: Mutex::default(),
             lake: Mutex::default(),
             put_names: Mutex::default(),
@@ -243,6 +246,11 @@ impl World {
     /// Commits that were refused because the claim was lost.
     pub fn refused(&self) -> u64 {
         lock(&self.store).refused
+    }
+
+    /// Pages of answers that were read so far in walks through all of them.
+    pub fn pages(&self) -> u64 {
+        self.pages.load(Ordering::Relaxed)
     }
 
     pub fn epoch(&self) -> u64 {
@@ -539,6 +547,7 @@ impl Store for Ports {
         self.life.breathe().await;
         self.world.gets.pass().await.map_err(StoreError::Unavailable)?;
         self.sail().await.map_err(StoreError::Unavailable)?;
+        self.world.pages.fetch_add(1, Ordering::Relaxed);
         let store = lock(&self.world.store);
         let features = store.values.iter().filter_map(|(name, answer)| match name {
             RecordKey::Feature(key) => Some((key.as_str().as_bytes(), (key.clone(), answer.clone()))),

@@ -2,8 +2,10 @@
 
 use std::{
     env, fs,
+    net::TcpListener,
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -34,6 +36,20 @@ struct Server {
     child: Option<Child>,
 }
 
+/// A port that nothing listens on, below the range that outgoing connections use: a server that was killed finds it free
+/// when it comes back. Tests that run side by side begin to look at different ones.
+fn free_port() -> u16 {
+    const FIRST: u32 = 10_000;
+    const PORTS: u32 = 10_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let begin = std::process::id().wrapping_mul(61);
+    (0..PORTS)
+        .map(|_| begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS + FIRST)
+        .map(|port| u16::try_from(port).unwrap())
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port")
+}
+
 impl Server {
     fn start(config: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -56,8 +72,10 @@ impl Server {
             fs::remove_file(old.unwrap().path()).unwrap();
         }
         let config = self.config.replace("STORE", &format!("{:?}", path("store")));
-        let port = if self.port == 0 { "-1".to_owned() } else { self.port.to_string() };
-        let text = format!("listen: \"127.0.0.1:{port}\"\nports_file_dir: {ports:?}\n{config}\n");
+        if self.port == 0 {
+            self.port = free_port();
+        }
+        let text = format!("listen: \"127.0.0.1:{}\"\nports_file_dir: {ports:?}\n{config}\n", self.port);
         fs::write(path("server.conf"), text).unwrap();
         let log = fs::File::create(path("server.log")).unwrap();
         let child = Command::new(&binary)

@@ -30,7 +30,7 @@ use rustls::{
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     sync::Notify,
     time::Instant,
 };
@@ -65,6 +65,38 @@ fn long() -> Limits {
         idle_timeout: limit,
         write_timeout: limit,
         ..Limits::default()
+    }
+}
+
+/// Cuts off soon who does not read, and nobody else. (It looks as often as heads may take.)
+fn strict() -> Limits {
+    let Limits { header_timeout, write_timeout, .. } = short();
+    Limits { header_timeout, write_timeout, ..long() }
+}
+
+/// Time that passes only when a test says so, whatever the machine does meanwhile: for what must happen within a limit, or
+/// must not. As usual again when it is dropped. Nobody may wait for a time beside the server, not even until a deadline.
+struct HeldTime {
+    _holds: std::sync::mpsc::Sender<()>,
+}
+
+impl HeldTime {
+    /// In a runtime of one thread, which paused time would jump in as soon as all wait, if nothing blocked.
+    fn begin() -> Self {
+        let (holds, held) = std::sync::mpsc::channel();
+        tokio::task::spawn_blocking(move || held.recv().is_err());
+        tokio::time::pause();
+        Self { _holds: holds }
+    }
+
+    async fn pass(&self, time: Duration) {
+        tokio::time::advance(time).await;
+    }
+}
+
+impl Drop for HeldTime {
+    fn drop(&mut self) {
+        tokio::time::resume();
     }
 }
 
@@ -372,40 +404,54 @@ async fn beyond_the_limit_connections_are_refused_until_one_ends() {
 
 #[tokio::test]
 async fn a_client_that_never_reads_is_cut_off() {
-    let site = Site::open(short(), None).await;
+    let site = Site::open(strict(), None).await;
+    let time = HeldTime::begin();
     let mut deaf = site.connect().await;
     deaf.write_all(b"GET /big HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("sent");
-    let client = client(true);
-    let uri = format!("http://{}/big", site.address);
-    let unread = client.get(uri.parse().expect("an address")).await.expect("a head");
-    site.until("both are connected", |site| site.server.connections() == 2).await;
+    let mut line = site.line(1 << 16).await;
+    let unread = line.send_request(site.request("/big")).await.expect("a head");
+    assert_eq!(site.server.connections(), 2, "both are connected");
+    drop(time);
     site.until("both are cut off", |site| site.server.connections() == 0).await;
     assert_eq!(site.server.shared.answers.available_permits(), ANSWER_BYTES_MAX, "and hold nothing");
     assert!(unread.into_body().collect().await.is_err());
-    // Somebody who reads slowly, but reads, gets all of it, though it takes longer than one pause may.
-    let site = Site::open(Limits { write_timeout: Duration::from_secs(2), ..long() }, None).await;
-    let began = Instant::now();
-    let mut slow = site.connect().await;
+    assert!(rest(&mut deaf).await.len() < BIG);
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_gets_all_of_it_though_that_takes_longer_than_one_pause_may() {
+    /// So much is read between two pauses. The limit has more of them than buffers of the system have pieces, and the rest
+    /// of the answer has still more.
+    const PIECE: usize = 1 << 20;
+    const PAUSES: u32 = 12;
+    const RECEIVED_BYTES: u32 = 64 << 10;
+    let limit = Duration::from_secs(2);
+    let site = Site::open(Limits { write_timeout: limit, header_timeout: limit, ..long() }, None).await;
+    let time = HeldTime::begin();
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(RECEIVED_BYTES).expect("possible");
+    let mut slow = socket.connect(site.address).await.expect("a connection");
     slow.write_all(b"GET /big HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.expect("sent");
-    let (mut total, mut piece) = (0, vec![0; 1 << 20]);
-    loop {
-        tokio::time::sleep(Duration::from_millis(110)).await;
-        match slow.read(&mut piece).await.expect("not cut off") {
-            0 => break,
-            count => total += count,
-        }
+    let (began, mut piece) = (Instant::now(), vec![0; PIECE]);
+    for _ in 0..BIG / PIECE {
+        slow.read_exact(&mut piece).await.expect("not cut off");
+        time.pass(limit / PAUSES).await;
     }
-    assert!(total > BIG && began.elapsed() > Duration::from_secs(2), "{total} {:?}", began.elapsed());
+    assert!(began.elapsed() > limit);
+    drop(time);
+    assert!(rest(&mut slow).await.len() < PIECE, "and its head");
 }
 
 #[tokio::test]
 async fn answers_without_room_at_their_client_are_cut_off_however_small() {
-    let site = Site::open(short(), None).await;
+    let site = Site::open(strict(), None).await;
+    let time = HeldTime::begin();
     let mut line = site.line(0).await;
     let mut unread = Vec::new();
     for _ in 0..5 {
         unread.push(line.send_request(site.request("/")).await.expect("a head").into_body());
     }
+    drop(time);
     site.until("they are cut off", |site| site.server.connections() == 0).await;
     site.until("they hold nothing", |site| site.server.shared.answers.available_permits() == ANSWER_BYTES_MAX).await;
     for body in unread {
@@ -417,19 +463,23 @@ async fn answers_without_room_at_their_client_are_cut_off_however_small() {
 async fn an_answer_that_is_read_does_not_shield_one_that_is_not() {
     let limit = Duration::from_secs(1);
     let site = Site::open(Limits { write_timeout: limit, header_timeout: limit, ..long() }, None).await;
+    let time = HeldTime::begin();
     let mut line = site.line(64 << 10).await;
     let mut read = line.send_request(site.request("/big")).await.expect("a head").into_body();
-    let (began, mut unread, mut total) = (Instant::now(), None, 0);
+    let (mut unread, mut total) = (None, 0);
     let ended = loop {
-        match tokio::time::timeout(PATIENCE, read.frame()).await.expect("something comes") {
-            Some(Ok(frame)) => total += frame.into_data().map_or(0, |data| data.len()),
+        let length = match read.frame().await {
+            Some(Ok(frame)) => frame.into_data().map_or(0, |data| data.len()),
             ended => break ended,
-        }
-        if unread.is_none() && began.elapsed() > 3 * limit {
+        };
+        // Slow, but a window's bytes take less than the limit.
+        time.pass(limit.mul_f64(length as f64 / f64::from(1 << 20))).await;
+        total += length;
+        if unread.is_none() && total > 3 << 20 {
             unread = Some(line.send_request(site.request("/big")).await.expect("read slowly, and not cut off"));
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
     };
+    drop(time);
     assert!(unread.is_some() && matches!(ended, Some(Err(_))) && total < BIG, "{total} {ended:?}");
     site.until("they hold nothing", |site| site.server.shared.answers.available_permits() == ANSWER_BYTES_MAX).await;
 }

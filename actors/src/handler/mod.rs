@@ -11,7 +11,7 @@ pub mod testing;
 pub mod timers;
 pub mod waiting;
 
-use std::{collections::BTreeMap, panic::RefUnwindSafe, pin::Pin, sync::Arc, time::Duration};
+use std::{cmp::Ordering, collections::BTreeMap, panic::RefUnwindSafe, pin::Pin, sync::Arc, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -88,13 +88,19 @@ pub trait State: Default + Serialize + DeserializeOwned + Send + 'static {
     /// with `#[serde(default)]` need no new version: state is stored with its field names.
     const VERSION: u32 = 1;
 
-    /// Reads the bytes of an older version.
+    /// Reads the bytes of an older version, with [`read_old`]. That of a newer one, after a rollback, is refused before.
     fn upgrade(from: u32, _bytes: &[u8]) -> Result<Self, StateError> {
         Err(StateError(format!("no upgrade from version {from} to {}", Self::VERSION)))
     }
 }
 
 /// What a handler may know beside the event, and what it can do beside changing the state. What it does takes effect if
+/// The state that an older program has stored, as the type that it was then: for [`State::upgrade`]. Only the fields that still
+/// matter need to be in `T`.
+pub fn read_old<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StateError> {
+    rmp_serde::from_slice(bytes).map_err(|e| StateError(e.to_string()))
+}
+
 /// the event succeeds, together with the state; else not at all.
 #[derive(Debug)]
 pub struct Context<'a> {
@@ -352,10 +358,15 @@ impl<H: Handler> LogicFactory for TypedFactory<H> {
     }
 
     fn decode(&self, version: u32, bytes: &[u8]) -> Result<Box<dyn Logic>, StateError> {
-        let state = if version == H::State::VERSION {
-            rmp_serde::from_slice(bytes).map_err(|e| StateError(e.to_string()))?
-        } else {
-            H::State::upgrade(version, bytes)?
+        let known = H::State::VERSION;
+        let state = match version.cmp(&known) {
+            Ordering::Equal => rmp_serde::from_slice(bytes).map_err(|e| StateError(e.to_string()))?,
+            Ordering::Less => H::State::upgrade(version, bytes)?,
+            Ordering::Greater => {
+                return Err(StateError(format!(
+                    "the state has version {version}, this program knows those up to {known}: run the newer program again"
+                )));
+            }
         };
         Ok(Box::new(Typed { handler: Arc::clone(&self.handler), state }))
     }

@@ -18,14 +18,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    ConfigError, Fault, Handler, LogicFactory, Registry, look_ups,
+    ConfigError, Fault, Handler, LogicFactory, Registry, StateError, look_ups,
     row::{EmittedRow, Row, StoredRow},
+    waiting::Waiting,
 };
 use crate::{
     answer,
+    checkpoint::record::{self, VersionHead},
     event::{self, EventBatch, EventRef, KeyPaths},
     key::Key,
     ports::LogRecord,
@@ -125,6 +127,27 @@ impl HandlerTest {
     pub fn new(factory: Arc<dyn LogicFactory>, keys: KeyPaths) -> Self {
         let (sessions, rows, counts) = Default::default();
         Self { factory, keys, clock: BEGINNING, seq: 0, sessions, rows, counts }
+    }
+
+    /// The key `key` begins with this state, as a program with this `State::VERSION` has stored it; an error when it cannot be
+    /// read.
+    pub fn stored<S: Serialize>(&mut self, key: &str, version: u32, state: &S) -> Result<(), StateError> {
+        let key = Key::new(key).map_err(|e| StateError(format!("the key: {e}")))?;
+        let mut bytes = Vec::new();
+        rmp_serde::encode::write_named(&mut bytes, state).map_err(|e| StateError(e.to_string()))?;
+        let head = VersionHead {
+            applied: self.seq,
+            event_time: Timestamp::default(),
+            handler: self.factory.name(),
+            state_version: version,
+            waiting: &Waiting::default(),
+        };
+        let features = |_: &mut Vec<u8>| {};
+        let old = record::encode_version(head, std::iter::empty(), features, |out| out.extend_from_slice(&bytes));
+        let resident = SessionCore::decode(&self.factory, &old)?;
+        let stored = resident.encode(&self.factory)?;
+        self.sessions.insert(key, Session { resident, stored });
+        Ok(())
     }
 
     /// What the clock says: the time of events that do not say theirs in `collector_tstamp`.

@@ -181,7 +181,8 @@ impl<'a> Context<'a> {
 
     /// Asks the world outside: [`Handler::answer`] is called with `question` once this event has succeeded, and
     /// [`Handler::on_answer`] with what it says, or with a failure after `timeout`. The key's other events go on meanwhile.
-    /// One question of each `name`: asking again forgets the one before. At most [`crate::handler::look_ups::LOOK_UPS_MAX`] per key.
+    /// One question of each `name`: asking again forgets the one before, for which [`Handler::on_answer`] is not called; so each
+    /// question that must be answered needs a name of its own. At most [`crate::handler::look_ups::LOOK_UPS_MAX`] per key.
     pub fn look_up<Q: Serialize + ?Sized>(&mut self, name: &str, question: &Q, timeout: Duration) -> Result<(), Fault> {
         let question = serde_json::to_vec(question)
             .map_err(|e| Fault::Crash(format!("the question of look-up {name:?} cannot be encoded: {e}")))?;

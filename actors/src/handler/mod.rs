@@ -40,7 +40,8 @@ pub trait Handler: Send + Sync + RefUnwindSafe + Sized + 'static {
     fn new(config: Self::Config) -> Result<Self, ConfigError>;
 
     /// Applies one event. On an error the event has no effect: what it emitted is gone; after [`Fault::Reject`] the state
-    /// must be as it was, so validate before you change it; after the other faults the engine restores it.
+    /// must be as it was, so validate before you change it, and emit before too: a row that is too large rejects the event.
+    /// After the other faults the engine restores it.
     fn on_event(&self, state: &mut Self::State, event: Self::Event<'_>, context: &mut Context<'_>)
     -> Result<(), Fault>;
 

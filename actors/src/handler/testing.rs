@@ -164,11 +164,11 @@ impl HandlerTest {
     #[track_caller]
     pub fn advance_to(&mut self, time: Timestamp) {
         assert!(time >= self.clock, "the clock cannot go back from {} to {}", self.clock, time);
-        self.clock = time;
         let mut ticks = 0;
         while let Some((due, key)) = self.next_timer().filter(|(due, _)| *due <= time) {
             ticks += 1;
             assert!(ticks <= FIRED_MAX, "timers of {} fire without end", key.as_str());
+            self.clock = self.clock.max(due); // when a ticker that is in time appends it
             self.seq += 1;
             let record = LogRecord {
                 seq: self.seq,
@@ -180,6 +180,7 @@ impl HandlerTest {
             };
             self.try_record(record).applied();
         }
+        self.clock = time;
     }
 
     /// Sets the clock forward by this long.
@@ -478,6 +479,7 @@ mod tests {
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct Fired {
         name: String,
+        late_by: i64,
     }
 
     impl Row for Fired {
@@ -533,7 +535,7 @@ mod tests {
             if timer == "refused" {
                 return Err(Fault::Reject("no".to_owned()));
             }
-            context.emit(&Fired { name: timer.to_owned() })?;
+            context.emit(&Fired { name: timer.to_owned(), late_by: context.now.0 - context.event_time.0 })?;
             sums.fired.push((timer.to_owned(), context.event_time));
             Ok(())
         }
@@ -659,6 +661,16 @@ mod tests {
     }
 
     #[test]
+    fn a_timer_fires_in_time_however_far_the_clock_is_set_forward() {
+        let mut test = moody();
+        test.event(json!({ "user": "u", "event": "remind", "name": "tea", "seconds": 60 })).applied();
+        test.event(json!({ "user": "v", "event": "remind", "name": "tea", "seconds": 30 })).applied();
+        test.advance(Duration::from_secs(3_600));
+        assert_eq!(test.rows::<Fired>().iter().map(|row| row.late_by).collect::<Vec<_>>(), [0, 0]);
+        assert_eq!(test.now(), Timestamp(BEGINNING.0 + 3_600_000_000));
+    }
+
+    #[test]
     fn a_timer_that_is_already_due_waits_for_the_clock_or_the_next_event() {
         let mut test = moody();
         test.advance(Duration::from_secs(600));
@@ -713,7 +725,7 @@ mod tests {
         let said = message_of(|| drop(test.rows::<Fired>()));
         assert!(said.contains("a row of table \"added\""), "{said}");
         assert_eq!(test.rows_of::<Added>().len(), 1);
-        assert_eq!(test.rows::<Fired>(), [Fired { name: "tea".to_owned() }]);
+        assert_eq!(test.rows::<Fired>(), [Fired { name: "tea".to_owned(), late_by: 0 }]);
     }
 
     #[test]

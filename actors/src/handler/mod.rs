@@ -95,13 +95,13 @@ pub trait State: Default + Serialize + DeserializeOwned + Send + 'static {
     }
 }
 
-/// What a handler may know beside the event, and what it can do beside changing the state. What it does takes effect if
 /// The state that an older program has stored, as the type that it was then: for [`State::upgrade`]. Only the fields that still
 /// matter need to be in `T`.
 pub fn read_old<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StateError> {
     rmp_serde::from_slice(bytes).map_err(|e| StateError(e.to_string()))
 }
 
+/// What a handler may know beside the event, and what it can do beside changing the state. What it does takes effect if
 /// the event succeeds, together with the state; else not at all.
 #[derive(Debug)]
 pub struct Context<'a> {

@@ -23,6 +23,7 @@ use crate::{
         waiting::{Changing, Waiting},
     },
     key::Key,
+    observe,
     timestamp::Timestamp,
 };
 
@@ -261,7 +262,12 @@ impl SessionCore {
         let head = answer::Head { key, partition, event_time: self.event_time, seq: self.applied };
         let declared = self.declared.as_ref().map(|state| (factory.declared(), state));
         let said = guarded(|| Ok(answer::write(head, |features| self.logic.features(features), declared)));
-        said.inspect_err(|error| tracing::error!(error = error.0, "the features of a key cannot be said")).ok()
+        said.inspect_err(|error| {
+            let (key, seq, error) = (key.as_str(), self.applied, &error.0);
+            tracing::error!(partition, key, seq, error, "the features of a key cannot be said, its last answer stays");
+            observe::features_failed();
+        })
+        .ok()
     }
 }
 

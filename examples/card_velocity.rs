@@ -243,6 +243,12 @@ impl Handler for CardVelocity {
             }
             Event::Verified | Event::Other => {}
         }
+        // An event whose clock ran ahead has used it up. Not in on_timer, where it would fire again at the same place.
+        if let Some(last) = card.window.back()
+            && context.timer(WINDOW_EMPTY).is_none()
+        {
+            context.set_timer(WINDOW_EMPTY, last.leaves_window())?;
+        }
         Ok(())
     }
 
@@ -433,6 +439,18 @@ mod tests {
             test.event(pay(1_000)).applied();
         }
         assert_eq!((feature(&test, "suspicious"), feature(&test, "late_payments")), (json!(true), json!(0)));
+    }
+
+    #[test]
+    fn a_clock_that_runs_ahead_leaves_no_payment_in_the_window() {
+        let mut test = bank();
+        test.event(pay(1_000)).applied();
+        let ahead = Timestamp(test.now().0 + 60 * MINUTE).to_rfc3339();
+        test.event(json!({ "card_id": "c1", "event": "looked_at", "collector_tstamp": ahead })).applied();
+        test.event(json!({ "card_id": "c1", "event": "looked_at" })).applied();
+        assert_eq!(feature(&test, "payments_10m"), 1);
+        test.advance(11 * MINUTES);
+        assert_eq!((feature(&test, "payments_10m"), test.timers("c1").len()), (json!(0), 0));
     }
 
     #[test]

@@ -29,6 +29,9 @@ fn half_an_hour() -> i64 {
     1_800
 }
 
+/// What is kept of a page's address, in bytes: the state is written at every checkpoint, whatever somebody sends.
+const PAGE_BYTES_MAX: usize = 2_048;
+
 struct Enrichment {
     gap: i64,
 }
@@ -82,19 +85,18 @@ impl Handler for Enrichment {
 
     fn on_event(&self, visitor: &mut Visitor, event: EventRef<'_>, context: &mut Context<'_>) -> Result<(), Fault> {
         let time = context.event_time;
-        if visitor.last_seen.is_none_or(|last| time.0 - last.0 > self.gap) {
-            visitor.session += 1;
-            visitor.session_events = 0;
-        }
-        visitor.session_events += 1;
+        let is_new_session = visitor.last_seen.is_none_or(|last| time.0 - last.0 > self.gap);
+        let session = visitor.session + i64::from(is_new_session);
+        let event_of_session = if is_new_session { 1 } else { visitor.session_events + 1 };
         let name = event.text(FieldId::Event).map(String::from);
-        let page = event.text(FieldId::PageUrl).map(String::from);
+        let page = event.text(FieldId::PageUrl).map(|page| page[..page.floor_char_boundary(PAGE_BYTES_MAX)].to_owned());
         let is_purchase = name.as_deref() == Some("purchase");
+        // The state changes behind this: a row that is too large rejects its event.
         context.emit(&Enriched {
             event: name,
             page: page.clone(),
-            session: visitor.session,
-            event_of_session: visitor.session_events,
+            session,
+            event_of_session,
             events_before: visitor.event_count,
             purchases_before: visitor.purchases,
             page_before: visitor.last_page.clone(),
@@ -102,6 +104,8 @@ impl Handler for Enrichment {
         })?;
         visitor.event_count += 1;
         visitor.purchases += i64::from(is_purchase);
+        visitor.session = session;
+        visitor.session_events = event_of_session;
         visitor.last_page = page.or(visitor.last_page.take());
         visitor.last_seen = visitor.last_seen.max(Some(time));
         Ok(())
@@ -181,6 +185,18 @@ mod tests {
         let sessions: Vec<_> = test.rows::<Enriched>().iter().map(|row| (row.session, row.event_of_session)).collect();
         assert_eq!(sessions, [(1, 1), (1, 2), (2, 1), (2, 2), (2, 3)]);
         assert_eq!(test.features("ada")["session"], 2);
+    }
+
+    #[test]
+    fn a_row_that_is_too_large_changes_nothing_and_a_long_page_is_cut() {
+        let mut test = shop();
+        let name = "x".repeat(300_000);
+        assert!(test.event(event(&name, "/a")).rejected().contains("bytes"));
+        assert_eq!(test.features("ada")["session"], 0);
+        test.event(event("page_view", &format!("x{}", "é".repeat(2_000)))).applied();
+        let page = test.rows::<Enriched>()[0].page.clone().unwrap_or_default();
+        assert_eq!((page.len(), page.chars().last()), (PAGE_BYTES_MAX - 1, Some('é')));
+        assert_eq!(test.features("ada")["last_page"], page);
     }
 
     #[test]

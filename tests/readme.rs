@@ -83,7 +83,7 @@ fn the_walk_through_is_the_files_that_it_names() {
 /// The other sections quote: a line of `// ...` stands for what is left out.
 #[test]
 fn what_is_quoted_from_examples_is_there() {
-    for heading in ["### Rows of your own", "### Timers", "### Testing a handler"] {
+    for heading in ["### Rows of your own", "### Timers", "### Look-ups", "### Testing a handler"] {
         let quotes: Vec<_> = blocks(heading).into_iter().filter(|block| block.language == "rust").collect();
         assert!(!quotes.is_empty(), "{heading} quotes nothing");
         for quote in quotes {

@@ -59,6 +59,11 @@ pub fn describe() {
     );
     describe_counter!("keyloom_ticks_total", Unit::Count, "Ticks appended for keys with a timer due and no events.");
     describe_counter!("keyloom_look_ups_total", Unit::Count, "Look-ups of handlers, by outcome: answered, failed.");
+    describe_counter!(
+        "keyloom_features_failed_total",
+        Unit::Count,
+        "Times that a handler panicked over the features of a key: its last answer stays."
+    );
     describe_counter!("keyloom_tick_retries_total", Unit::Count, "Appends of ticks that had to be tried again.");
     describe_counter!(
         "keyloom_backend_puts_total",
@@ -173,6 +178,11 @@ fn timers(outcome: &'static str, n: u64) {
 /// Ticks are in the log.
 pub fn ticks_appended(n: u64) {
     counter!("keyloom_ticks_total").increment(n);
+}
+
+/// The features of a key could not be said.
+pub fn features_failed() {
+    counter!("keyloom_features_failed_total").increment(1);
 }
 
 /// A look-up ended.

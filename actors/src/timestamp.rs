@@ -4,10 +4,48 @@
 
 use std::{fmt, str};
 
-/// Microseconds since 1970-01-01T00:00:00Z.
+/// Microseconds since 1970-01-01T00:00:00Z. In serde's formats it is that number: for states and rows. An event says its times
+/// otherwise, see [`EventTime`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct Timestamp(pub i64);
+
+/// A time in a typed event, in any form that [`Timestamp::parse`] reads: text, or a number of epoch milliseconds. It can only be
+/// read, so no state holds one by mistake.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct EventTime(pub Timestamp);
+
+impl<'de> serde::Deserialize<'de> for EventTime {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(EventTimeVisitor)
+    }
+}
+
+struct EventTimeVisitor;
+
+impl serde::de::Visitor<'_> for EventTimeVisitor {
+    type Value = EventTime;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a time: RFC 3339, or epoch milliseconds of at least 13 digits")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<EventTime, E> {
+        Timestamp::parse(text).map(EventTime).ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(text), &self))
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, millis: u64) -> Result<EventTime, E> {
+        self.visit_str(&millis.to_string())
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, millis: i64) -> Result<EventTime, E> {
+        self.visit_str(&millis.to_string())
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, millis: f64) -> Result<EventTime, E> {
+        self.visit_str(&millis.to_string())
+    }
+}
 
 /// One second, in the unit of [`Timestamp`].
 pub const SECOND: i64 = 1_000_000;
@@ -141,6 +179,25 @@ mod tests {
             ["", "yesterday", "2026-13-01T00:00:00Z", "2026-11-31T00:00:00Z", "1795176000", "2026-11-20T12:00:00.Z"]
         {
             assert_eq!(Timestamp::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_typed_event_reads_the_forms_that_clients_send() {
+        #[derive(serde::Deserialize)]
+        #[serde(tag = "event", rename_all = "snake_case")]
+        enum Event {
+            Order { at: EventTime },
+        }
+        let read = |at: &str| {
+            let event = serde_json::from_str(&format!(r#"{{"at":{at},"event":"order"}}"#));
+            event.map(|Event::Order { at }| at.0).map_err(|e| e.to_string())
+        };
+        for at in ["1795176000123", "1795176000123.0", "\"1795176000123\"", "\"2026-11-20T13:00:00.123+01:00\""] {
+            assert_eq!(read(at), Ok(Timestamp(1_795_176_000_123_000)), "{at}");
+        }
+        for at in ["1795176000", "-5", "\"noon\"", "null", "{}"] {
+            assert!(read(at).is_err_and(|e| e.contains("epoch milliseconds of at least 13 digits")), "{at}");
         }
     }
 

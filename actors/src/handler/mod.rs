@@ -11,7 +11,7 @@ pub mod testing;
 pub mod timers;
 pub mod waiting;
 
-use std::{collections::BTreeMap, panic::RefUnwindSafe, pin::Pin, sync::Arc, time::Duration};
+use std::{cmp::Ordering, collections::BTreeMap, panic::RefUnwindSafe, pin::Pin, sync::Arc, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -41,7 +41,8 @@ pub trait Handler: Send + Sync + RefUnwindSafe + Sized + 'static {
     fn new(config: Self::Config) -> Result<Self, ConfigError>;
 
     /// Applies one event. On an error the event has no effect: what it emitted is gone; after [`Fault::Reject`] the state
-    /// must be as it was, so validate before you change it; after the other faults the engine restores it.
+    /// must be as it was, so validate before you change it, and emit before too: a row that is too large rejects the event.
+    /// After the other faults the engine restores it.
     fn on_event(&self, state: &mut Self::State, event: Self::Event<'_>, context: &mut Context<'_>)
     -> Result<(), Fault>;
 
@@ -89,10 +90,16 @@ pub trait State: Default + Serialize + DeserializeOwned + Send + 'static {
     /// with `#[serde(default)]` need no new version: state is stored with its field names.
     const VERSION: u32 = 1;
 
-    /// Reads the bytes of an older version.
+    /// Reads the bytes of an older version, with [`read_old`]. That of a newer one, after a rollback, is refused before.
     fn upgrade(from: u32, _bytes: &[u8]) -> Result<Self, StateError> {
         Err(StateError(format!("no upgrade from version {from} to {}", Self::VERSION)))
     }
+}
+
+/// The state that an older program has stored, as the type that it was then: for [`State::upgrade`]. Only the fields that still
+/// matter need to be in `T`.
+pub fn read_old<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StateError> {
+    rmp_serde::from_slice(bytes).map_err(|e| StateError(e.to_string()))
 }
 
 /// What a handler may know beside the event, and what it can do beside changing the state. What it does takes effect if
@@ -176,7 +183,8 @@ impl<'a> Context<'a> {
 
     /// Asks the world outside: [`Handler::answer`] is called with `question` once this event has succeeded, and
     /// [`Handler::on_answer`] with what it says, or with a failure after `timeout`. The key's other events go on meanwhile.
-    /// One question of each `name`: asking again forgets the one before. At most [`crate::handler::look_ups::LOOK_UPS_MAX`] per key.
+    /// One question of each `name`: asking again forgets the one before, for which [`Handler::on_answer`] is not called; so each
+    /// question that must be answered needs a name of its own. At most [`crate::handler::look_ups::LOOK_UPS_MAX`] per key.
     pub fn look_up<Q: Serialize + ?Sized>(&mut self, name: &str, question: &Q, timeout: Duration) -> Result<(), Fault> {
         let question = serde_json::to_vec(question)
             .map_err(|e| Fault::Crash(format!("the question of look-up {name:?} cannot be encoded: {e}")))?;
@@ -353,10 +361,15 @@ impl<H: Handler> LogicFactory for TypedFactory<H> {
     }
 
     fn decode(&self, version: u32, bytes: &[u8]) -> Result<Box<dyn Logic>, StateError> {
-        let state = if version == H::State::VERSION {
-            rmp_serde::from_slice(bytes).map_err(|e| StateError(e.to_string()))?
-        } else {
-            H::State::upgrade(version, bytes)?
+        let known = H::State::VERSION;
+        let state = match version.cmp(&known) {
+            Ordering::Equal => rmp_serde::from_slice(bytes).map_err(|e| StateError(e.to_string()))?,
+            Ordering::Less => H::State::upgrade(version, bytes)?,
+            Ordering::Greater => {
+                return Err(StateError(format!(
+                    "the state has version {version}, this program knows those up to {known}: run the newer program again"
+                )));
+            }
         };
         Ok(Box::new(Typed { handler: Arc::clone(&self.handler), state }))
     }

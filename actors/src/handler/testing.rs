@@ -18,14 +18,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    ConfigError, Fault, Handler, LogicFactory, Registry, look_ups,
+    ConfigError, Fault, Handler, LogicFactory, Registry, StateError, look_ups,
     row::{EmittedRow, Row, StoredRow},
+    waiting::Waiting,
 };
 use crate::{
     answer,
+    checkpoint::record::{self, VersionHead},
     event::{self, EventBatch, EventRef, KeyPaths},
     key::Key,
     ports::LogRecord,
@@ -127,6 +129,27 @@ impl HandlerTest {
         Self { factory, keys, clock: BEGINNING, seq: 0, sessions, rows, counts }
     }
 
+    /// The key `key` begins with this state, as a program with this `State::VERSION` has stored it; an error when it cannot be
+    /// read.
+    pub fn stored<S: Serialize>(&mut self, key: &str, version: u32, state: &S) -> Result<(), StateError> {
+        let key = Key::new(key).map_err(|e| StateError(format!("the key: {e}")))?;
+        let mut bytes = Vec::new();
+        rmp_serde::encode::write_named(&mut bytes, state).map_err(|e| StateError(e.to_string()))?;
+        let head = VersionHead {
+            applied: self.seq,
+            event_time: Timestamp::default(),
+            handler: self.factory.name(),
+            state_version: version,
+            waiting: &Waiting::default(),
+        };
+        let features = |_: &mut Vec<u8>| {};
+        let old = record::encode_version(head, std::iter::empty(), features, |out| out.extend_from_slice(&bytes));
+        let resident = SessionCore::decode(&self.factory, &old)?;
+        let stored = resident.encode(&self.factory)?;
+        self.sessions.insert(key, Session { resident, stored });
+        Ok(())
+    }
+
     /// What the clock says: the time of events that do not say theirs in `collector_tstamp`.
     pub fn now(&self) -> Timestamp {
         self.clock
@@ -141,11 +164,11 @@ impl HandlerTest {
     #[track_caller]
     pub fn advance_to(&mut self, time: Timestamp) {
         assert!(time >= self.clock, "the clock cannot go back from {} to {}", self.clock, time);
-        self.clock = time;
         let mut ticks = 0;
         while let Some((due, key)) = self.next_timer().filter(|(due, _)| *due <= time) {
             ticks += 1;
             assert!(ticks <= FIRED_MAX, "timers of {} fire without end", key.as_str());
+            self.clock = self.clock.max(due); // when a ticker that is in time appends it
             self.seq += 1;
             let record = LogRecord {
                 seq: self.seq,
@@ -157,6 +180,7 @@ impl HandlerTest {
             };
             self.try_record(record).applied();
         }
+        self.clock = time;
     }
 
     /// Sets the clock forward by this long.
@@ -455,6 +479,7 @@ mod tests {
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct Fired {
         name: String,
+        late_by: i64,
     }
 
     impl Row for Fired {
@@ -510,7 +535,7 @@ mod tests {
             if timer == "refused" {
                 return Err(Fault::Reject("no".to_owned()));
             }
-            context.emit(&Fired { name: timer.to_owned() })?;
+            context.emit(&Fired { name: timer.to_owned(), late_by: context.now.0 - context.event_time.0 })?;
             sums.fired.push((timer.to_owned(), context.event_time));
             Ok(())
         }
@@ -636,6 +661,16 @@ mod tests {
     }
 
     #[test]
+    fn a_timer_fires_in_time_however_far_the_clock_is_set_forward() {
+        let mut test = moody();
+        test.event(json!({ "user": "u", "event": "remind", "name": "tea", "seconds": 60 })).applied();
+        test.event(json!({ "user": "v", "event": "remind", "name": "tea", "seconds": 30 })).applied();
+        test.advance(Duration::from_secs(3_600));
+        assert_eq!(test.rows::<Fired>().iter().map(|row| row.late_by).collect::<Vec<_>>(), [0, 0]);
+        assert_eq!(test.now(), Timestamp(BEGINNING.0 + 3_600_000_000));
+    }
+
+    #[test]
     fn a_timer_that_is_already_due_waits_for_the_clock_or_the_next_event() {
         let mut test = moody();
         test.advance(Duration::from_secs(600));
@@ -690,7 +725,7 @@ mod tests {
         let said = message_of(|| drop(test.rows::<Fired>()));
         assert!(said.contains("a row of table \"added\""), "{said}");
         assert_eq!(test.rows_of::<Added>().len(), 1);
-        assert_eq!(test.rows::<Fired>(), [Fired { name: "tea".to_owned() }]);
+        assert_eq!(test.rows::<Fired>(), [Fired { name: "tea".to_owned(), late_by: 0 }]);
     }
 
     #[test]

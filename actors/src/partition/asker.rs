@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use tokio::{runtime::Handle, sync::Semaphore};
+use tokio::{runtime::Handle, sync::Semaphore, time::Instant};
 
 use super::status::{Status, lock};
 use crate::{
@@ -67,10 +67,9 @@ impl Asker {
         }
         self.status.look_ups.fetch_add(1, Ordering::Relaxed);
         let asker = Arc::clone(self);
+        let deadline = Instant::now() + look_up.timeout;
         self.runtime.spawn(async move {
-            let permit = asker.permits.acquire().await;
-            let result = asker.look_up(&key, &look_up).await;
-            drop(permit);
+            let result = asker.look_up(&key, &look_up, deadline).await;
             observe::looked_up(if result.is_ok() { "answered" } else { "failed" });
             asker.append(&key, look_ups::answer(&look_up, result)).await;
             lock(&asker.under_way).remove(&question);
@@ -78,9 +77,13 @@ impl Asker {
         });
     }
 
-    async fn look_up(&self, key: &Key, look_up: &LookUp) -> Result<serde_json::Value, String> {
-        let work = self.factory.look_up(key.as_str(), &look_up.name, &look_up.question);
-        match tokio::time::timeout(look_up.timeout, AssertUnwindSafe(work).catch_unwind()).await {
+    /// The wait for a turn counts: who set a timeout wants to hear of it then, however many others ask.
+    async fn look_up(&self, key: &Key, look_up: &LookUp, deadline: Instant) -> Result<serde_json::Value, String> {
+        let work = async {
+            let _permit = self.permits.acquire().await;
+            self.factory.look_up(key.as_str(), &look_up.name, &look_up.question).await
+        };
+        match tokio::time::timeout_at(deadline, AssertUnwindSafe(work).catch_unwind()).await {
             Ok(Ok(result)) => result,
             Ok(Err(_panic)) => Err("the look-up panicked".to_owned()),
             Err(_elapsed) => Err(format!("no answer within {:?}", look_up.timeout)),
@@ -97,5 +100,107 @@ impl Asker {
             }
             tokio::time::sleep(backoff.wait()).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::{
+        event::EventRef,
+        handler::{ConfigError, Context, Fault, Features, Handler, Registry, State},
+        ports::{LogError, LogInfo, LogReader, LogRecord, Stored},
+        timestamp::Timestamp,
+    };
+
+    /// A handler that knows no answer.
+    struct Silent;
+
+    #[derive(Default, Serialize, Deserialize)]
+    struct Nothing;
+
+    impl State for Nothing {}
+
+    impl Handler for Silent {
+        type Config = serde_json::Value;
+        type Event<'e> = EventRef<'e>;
+        type State = Nothing;
+
+        fn new(_: serde_json::Value) -> Result<Self, ConfigError> {
+            Ok(Self)
+        }
+
+        fn on_event(&self, _: &mut Nothing, _: EventRef<'_>, _: &mut Context<'_>) -> Result<(), Fault> {
+            Ok(())
+        }
+
+        async fn answer(&self, _: &str, _: &str, _: &str) -> Result<serde_json::Value, String> {
+            std::future::pending().await
+        }
+
+        fn features(&self, _: &Nothing, _: &mut Features<'_>) {}
+    }
+
+    /// A log that notes when it is appended to.
+    #[derive(Default)]
+    struct Times(Mutex<Vec<Instant>>);
+
+    #[async_trait]
+    impl Log for Times {
+        async fn append(&self, _: u32, records: Vec<NewRecord>) -> Result<Vec<Stored>, LogError> {
+            assert!(records[0].payload.windows(16).any(|part| part == b"no answer within"), "{records:?}");
+            lock(&self.0).push(Instant::now());
+            Ok(vec![Stored::New(1)])
+        }
+
+        async fn reader(&self, _: u32, _: u64) -> Result<Box<dyn LogReader>, LogError> {
+            Err(LogError::Corrupt(String::new()))
+        }
+
+        async fn read(&self, _: u32, _: &[u64]) -> Result<Vec<LogRecord>, LogError> {
+            Ok(Vec::new())
+        }
+
+        async fn info(&self, _: u32) -> Result<LogInfo, LogError> {
+            Ok(LogInfo::default())
+        }
+
+        async fn release(&self, _: u32, _: u64) -> Result<(), LogError> {
+            Ok(())
+        }
+
+        fn event_bytes_max(&self) -> usize {
+            1 << 20
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_turn_is_told_in_time() {
+        let mut registry = Registry::default();
+        registry.add::<Silent>("silent");
+        let (log, status, began) = (Arc::new(Times::default()), Arc::new(Status::default()), Instant::now());
+        let asker = Arc::new(Asker {
+            partition: 0,
+            log: Arc::clone(&log) as _,
+            factory: registry.build("silent", serde_json::json!({}), Arc::default()).expect("a handler"),
+            status: Arc::clone(&status),
+            runtime: Handle::current(),
+            permits: Arc::new(Semaphore::new(1)),
+            under_way: Mutex::default(),
+        });
+        for asked in 1..=3 {
+            let timeout = Duration::from_secs(2);
+            let (name, question) = ("price".into(), Bytes::from_static(b"1"));
+            let look_up = LookUp { name, asked, time: Timestamp(1_795_176_000_000_000), timeout, question };
+            asker.ask(Key::new("ada").expect("a key"), look_up);
+        }
+        while status.look_ups.load(Ordering::Relaxed) > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let waited: Vec<_> = lock(&log.0).iter().map(|at| at.duration_since(began).as_secs()).collect();
+        assert_eq!(waited, [2, 2, 2]);
     }
 }

@@ -24,6 +24,7 @@ use crate::{
         waiting::{Changing, Waiting},
     },
     key::Key,
+    observe,
     timestamp::Timestamp,
 };
 
@@ -277,8 +278,11 @@ impl SessionCore {
         let declared = self.declared.as_ref().map(|state| (factory.declared(), state));
         let said = guarded(|| Ok(answer::write(head, |features| self.logic.features(features), declared)));
         let said = said.inspect_err(|error| {
+            observe::features_failed();
             if let Some(left_out) = COMPLAINTS.due_now("features") {
-                tracing::error!(error = error.0, left_out, "the features of a key cannot be said");
+                let (key, seq, error) = (key.as_str(), self.applied, &error.0);
+                let text = "the features of a key cannot be said, its last answer stays";
+                tracing::error!(partition, key, seq, error, left_out, text);
             }
         });
         said.ok()

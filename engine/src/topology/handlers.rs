@@ -29,11 +29,12 @@ pub(super) fn refuse_unknown(
     r.problem(span, format!("{place}: there is no handler {}", quoted(name)), help);
 }
 
-/// Reads and checks every `[handler.NAME]`.
+/// Reads and checks every `[handler.NAME]`. `unnamed`: the handler that sessions run because the file names none.
 pub(super) fn read(
     r: &mut Reader<'_>,
     root: &DeTable<'_>,
     catalog: &dyn HandlerCatalog,
+    unnamed: Option<&str>,
 ) -> BTreeMap<String, serde_json::Value> {
     let mut handlers = BTreeMap::new();
     for (name, field) in named(r, root, "handler").unwrap_or_default() {
@@ -48,6 +49,13 @@ pub(super) fn read(
         }
         if let Err(problem) = catalog.check(name, &config) {
             r.problem(field.span, format!("[handler.{name}]: {problem}"), "correct this section");
+        } else if let Some(runs) = unnamed.filter(|runs| *runs != name) {
+            let message = format!("[handler.{name}]: sessions run {runs}, because [sessions] names no handler");
+            r.relation(
+                field.key,
+                message,
+                format!("write handler = {} below [sessions], or remove this section", quoted(name)),
+            );
         }
         handlers.insert(name.to_owned(), config);
     }

@@ -77,6 +77,7 @@ pub(super) fn read<'a>(r: &mut Reader<'_>, root: &'a DeTable<'a>, catalog: &dyn 
     let checkpoint_every = r.duration(&store, "checkpoint_every");
     let store_value = read_store(r, &store, store_kind, checkpoint_every, replicas);
     let sessions_value = read_sessions(r, &sessions, root, catalog);
+    let unnamed = sessions_value.as_ref().map(|s| s.handler.as_str()).filter(|_| !sessions.has("handler"));
     let features::Read { features, windows, names: feature_names } = features::read(r, root, &of_features);
     Parts {
         partitions,
@@ -96,7 +97,7 @@ pub(super) fn read<'a>(r: &mut Reader<'_>, root: &'a DeTable<'a>, catalog: &dyn 
         ingest: ingest_value,
         access: guests.access,
         sources: guests.sources,
-        handlers: handlers::read(r, root, catalog),
+        handlers: handlers::read(r, root, catalog, unnamed),
         features,
         schemas: schemas::read(r, &ingest),
         windows,

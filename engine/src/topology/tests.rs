@@ -404,6 +404,7 @@ const CASES: &[(&str, &str, &str, &str)] = &[
     ("[sessions];handler = \"needy\"", "3:11", "needs a configuration: limit is missing", "[handler.needy]"),
     ("[handler.countre]", "2:10", "[handler.countre]: there is no handler", "did you mean counter?"),
     ("[handler.needy]", "2:1", "[handler.needy]: limit is missing", "correct this section"),
+    ("[handler.counter]", "2:10", "sessions run session-features, because", "handler = \"counter\" below [sessions]"),
     ("[handler.session-features];session_gap = 30", "2:1", "session_gap is a duration", "correct this section"),
     ("[handler.counter];a = nan", "3:5", "the number nan cannot be used", "finite"),
     ("[handler];session_gap = \"1m\"", "3:1", "[handler]: \"session_gap\" needs a name before it", "[handler.NAME]"),

@@ -268,8 +268,10 @@ impl PartitionState {
         let asked = tokio::time::timeout(LOG_TICK, self.plan.homes.log.info(partition)).await;
         status.log_away.store(!matches!(asked, Ok(Ok(_))), Ordering::Relaxed);
         let Ok(Ok(info)) = asked else {
+            status.log_misses.fetch_add(1, Ordering::Relaxed);
             return; // the reader reports what is wrong; lag just stays as it is
         };
+        status.log_misses.store(0, Ordering::Relaxed);
         if info.last_seq <= status.routed.load(Ordering::Relaxed) {
             status.routed_stored.fetch_max(now.0, Ordering::Relaxed); // the next event does not wait since the last one
         }

@@ -79,6 +79,8 @@ pub struct Status {
     troubled: AtomicBool,
     /// The log did not say how far it goes when it was last asked.
     pub log_away: AtomicBool,
+    /// How often in a row it did not, twice a second at most.
+    pub log_misses: AtomicU64,
     /// Readers that wait for what they have written.
     pub readers: Readers,
     /// Restarts of sessions, of the keys that restarted last.

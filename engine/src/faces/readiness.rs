@@ -9,6 +9,10 @@ use keyloom_actors::partition::status::Status;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+/// So often in a row the log must not have answered before events should go elsewhere: two seconds or more. One slow answer of
+/// a busy broker must not send them all away.
+const LOG_MISSES_MAX: u64 = 4;
+
 /// What one may want of the engine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Use {
@@ -55,7 +59,7 @@ fn partition(number: usize, status: &Status, use_: Use) -> Check {
     let reason = if !status.running.load(Ordering::Relaxed) {
         Some(trouble.clone().unwrap_or_else(|| "starting".to_owned()))
     } else if use_ == Use::Ingest {
-        away.clone()
+        away.clone().filter(|_| status.log_misses.load(Ordering::Relaxed) >= LOG_MISSES_MAX)
     } else {
         None
     };
@@ -80,6 +84,9 @@ mod tests {
         assert_eq!((ready(false), ready(true)), ([true, true], [false, false]));
 
         partitions[1].log_away.store(true, Ordering::Relaxed);
+        partitions[1].log_misses.store(1, Ordering::Relaxed);
+        assert_eq!(ready(false), [true, true], "it may only be slow for a moment");
+        partitions[1].log_misses.store(LOG_MISSES_MAX, Ordering::Relaxed);
         partitions[1].set_trouble(Trouble::Store, Some("no store".to_owned()));
         assert_eq!(ready(false), [true, false]);
         for (use_, reason) in [(Use::Read, None), (Use::Ingest, Some("the log does not answer"))] {

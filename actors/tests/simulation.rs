@@ -370,7 +370,7 @@ async fn rest(
     let (mut expect, tables) = (Expect::of(world, setup.attempts), setup.tables());
     let mut checkpoint = 0;
     let began = Instant::now();
-    let mut still = (None, began);
+    let mut still = ((None, 0), began);
     loop {
         replace_lost(world, setup, clock, &mut processes, &mut replaced).await;
         let has_ticks = expect.last() < world.last_seq();
@@ -391,8 +391,10 @@ async fn rest(
             return 1;
         }
         let owners = || processes.iter().map(|p| format!("{:?}", p.status)).collect::<Vec<_>>().join("\n");
-        if lacks != still.0 {
-            still = (lacks.clone(), Instant::now());
+        // A death is a step, too: who dies of an event makes the next one find out, before anything else moves.
+        let stands = (lacks.clone(), setup.handler.kills());
+        if stands != still.0 {
+            still = (stands, Instant::now());
         }
         let is_late = began.elapsed() >= REST_LIMIT || still.1.elapsed() >= STILL_LIMIT;
         assert!(!is_late, "{lacks:?}\n{}", owners());

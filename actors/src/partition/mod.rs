@@ -266,7 +266,6 @@ impl PartitionState {
         }
         let now = self.plan.clock.now();
         let asked = tokio::time::timeout(LOG_TICK, self.plan.homes.log.info(partition)).await;
-        status.log_away.store(!matches!(asked, Ok(Ok(_))), Ordering::Relaxed);
         let Ok(Ok(info)) = asked else {
             status.log_misses.fetch_add(1, Ordering::Relaxed);
             return; // the reader reports what is wrong; lag just stays as it is

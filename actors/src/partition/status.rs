@@ -77,9 +77,7 @@ pub struct Status {
     troubles: Mutex<[Option<String>; 3]>,
     /// Whether there is such a reason.
     troubled: AtomicBool,
-    /// The log did not say how far it goes when it was last asked.
-    pub log_away: AtomicBool,
-    /// How often in a row it did not, twice a second at most.
+    /// How often in a row the log did not say how far it goes; it is asked twice a second at most.
     pub log_misses: AtomicU64,
     /// Readers that wait for what they have written.
     pub readers: Readers,
@@ -248,9 +246,12 @@ impl Status {
     /// Whether what is served of this partition may be older than it should be: it does not run, or its log or store do
     /// not answer.
     pub fn is_stale(&self) -> bool {
-        !self.running.load(Ordering::Relaxed)
-            || self.troubled.load(Ordering::Relaxed)
-            || self.log_away.load(Ordering::Relaxed)
+        !self.running.load(Ordering::Relaxed) || self.troubled.load(Ordering::Relaxed) || self.log_away()
+    }
+
+    /// Whether the log did not say how far it goes when it was last asked.
+    pub fn log_away(&self) -> bool {
+        self.log_misses.load(Ordering::Relaxed) > 0
     }
 
     /// What the log has beyond what was handed to sessions: events, and while there are such, seconds since there were none.

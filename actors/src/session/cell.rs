@@ -551,11 +551,7 @@ impl Cell {
         let text = format!("the state that it leads to cannot be stored: {}", error.0);
         let failure = self.failed(seq, Reason::Error, text, None);
         let failure = Failure { in_timer: self.condemned.contains_key(&seq), ..failure };
-        if end == End::Dead(Reason::Reject)
-            && let Some(attempts) = self.attempts.get_mut(&seq)
-        {
-            *attempts = attempts.saturating_sub(1); // counted as any other that fails
-        }
+        undo_attempt(&mut self.attempts, seq, end); // it counts as any other that fails
         self.failure = Some(failure.clone());
         failure
     }
@@ -608,15 +604,10 @@ impl Cell {
         if let Share::Due(cut) = self.share
             && next > cut
         {
-            let version = match core.encode(factory) {
-                Ok(version) => version,
-                Err(error) => {
-                    let failure = spoiled_before(core.applied(), &error.0);
-                    self.spoiled = Some(error.0);
-                    self.trying = 0; // nobody is to blame yet
-                    return Err(failure);
-                }
-            };
+            let version = encode(core, factory, &mut self.spoiled).map_err(|error| {
+                self.trying = 0; // nobody is to blame yet
+                spoiled_before(core.applied(), &error.0)
+            })?;
             self.share = Share::Taken(version);
             self.dirty = false;
         }
@@ -634,17 +625,14 @@ impl Cell {
             Share::Due(cut) => {
                 let waits = self.next_waiting().is_some_and(|seq| seq <= cut);
                 match &self.core {
-                    Core::Live(core) if !waits => match core.encode(factory) {
-                        Ok(version) => {
-                            self.dirty = false;
-                            version
-                        }
-                        Err(error) => {
+                    Core::Live(core) if !waits => {
+                        let Ok(version) = encode(core, factory, &mut self.spoiled) else {
                             self.share = Share::Due(cut);
-                            self.spoiled = Some(error.0);
                             return Collected::Spoiled;
-                        }
-                    },
+                        };
+                        self.dirty = false;
+                        version
+                    }
                     Core::Frozen(version) if !waits => {
                         self.dirty = false;
                         version.clone()
@@ -682,12 +670,9 @@ impl Cell {
             return Collected::NotYet;
         };
         let version = match (&self.core, &self.committed) {
-            (Core::Live(core), _) => match core.encode(factory) {
+            (Core::Live(core), _) => match encode(core, factory, &mut self.spoiled) {
                 Ok(version) => version,
-                Err(error) => {
-                    self.spoiled = Some(error.0);
-                    return Collected::Spoiled;
-                }
+                Err(_) => return Collected::Spoiled,
             },
             (Core::Absent, Some((_, version))) if self.recovering => version.clone(),
             (Core::Absent, None) if self.recovering => {
@@ -733,13 +718,7 @@ impl Cell {
     /// Replaces the live state by its encoding; false, and it is spoiled, where it has none.
     pub fn freeze(&mut self, factory: &Arc<dyn LogicFactory>, partition: u32) -> bool {
         if let Core::Live(core) = &self.core {
-            let version = match core.encode(factory) {
-                Ok(version) => version,
-                Err(error) => {
-                    self.spoiled = Some(error.0);
-                    return false;
-                }
-            };
+            let Ok(version) = encode(core, factory, &mut self.spoiled) else { return false };
             if self.unpublished.is_some() {
                 self.frozen_answer =
                     core.answer(&**factory, &self.key, partition).map(|answer| (core.applied(), answer));
@@ -901,11 +880,7 @@ impl Cell {
         let mut again = Vec::with_capacity(self.history.len() - keep);
         for (seq, end) in self.history.drain(keep..) {
             again.push(seq);
-            if end == End::Dead(Reason::Reject)
-                && let Some(attempts) = self.attempts.get_mut(&seq)
-            {
-                *attempts = attempts.saturating_sub(1); // it will be rejected again
-            }
+            undo_attempt(&mut self.attempts, seq, end);
         }
         self.recovering = true;
         self.unpublished = self.unpublished.filter(|(first, _)| *first <= applied); // the others come again
@@ -915,8 +890,9 @@ impl Cell {
         self.counted = self.counted.min(keep);
         // What the failed turn had consumed and the recovered state contains was not reported yet.
         let dead = std::mem::take(&mut self.dead).into_iter().filter(|letter| letter.seq <= applied).collect();
-        let unreported = self.count(cut);
-        Recovery { core: core.map(Box::new), again, counts: within, counts_behind: behind, unreported, dead }
+        let (counts, counts_behind) = self.count(cut);
+        let unreported = Turn { counts, counts_behind, dead, rows_change: self.rows_change(), ..Turn::default() };
+        Recovery { core: core.map(Box::new), again, counts: within, counts_behind: behind, unreported }
     }
 
     /// Some event since the last version spoiled the state: all of them are looked at when they come again.
@@ -971,6 +947,24 @@ impl Cell {
     }
 }
 
+/// The live state as a version; where it has none, it is spoiled.
+fn encode(
+    core: &SessionCore,
+    factory: &Arc<dyn LogicFactory>,
+    spoiled: &mut Option<String>,
+) -> Result<Bytes, StateError> {
+    core.encode(factory).inspect_err(|error| *spoiled = Some(error.0.clone()))
+}
+
+/// A rejection is counted when it happens, and happens again when what it ended is undone.
+fn undo_attempt(attempts: &mut BTreeMap<u64, u32>, seq: u64, end: End) {
+    if end == End::Dead(Reason::Reject)
+        && let Some(attempts) = attempts.get_mut(&seq)
+    {
+        *attempts = attempts.saturating_sub(1);
+    }
+}
+
 /// The state as of `applied` turned out to be spoiled when it was wanted: no event is to blame yet.
 fn spoiled_before(applied: u64, why: &str) -> Failure {
     let text = format!("the state cannot be stored: {why}");
@@ -991,10 +985,8 @@ pub struct Recovery {
     pub counts: Counts,
     /// Counts to take back, behind it.
     pub counts_behind: Counts,
-    /// Counts to add, at or below the cut and behind it: of the turn that failed, before it did.
-    pub unreported: (Counts, Counts),
-    /// Its dead letters.
-    pub dead: Vec<DeadLetter>,
+    /// What the turn that failed had done before it did, as far as the recovered state contains it.
+    pub unreported: Turn,
 }
 
 #[cfg(test)]

@@ -659,28 +659,18 @@ impl ShardState {
             );
         }
         let parked = cell.parked();
-        let Recovery { core, again, counts, counts_behind, unreported, dead } = cell.recover(&self.args.factory, cut);
+        let Recovery { core, again, counts, counts_behind, mut unreported } = cell.recover(&self.args.factory, cut);
         let parked = cell.parked() as i64 - parked as i64;
-        let rows_change = cell.rows_change();
         drop(cell);
-        let (phase, error) = match core {
-            Ok(core) => (Phase::Recovering(Some(core)), None),
-            Err(error) => (Phase::Recovering(None), Some(error.0)),
-        };
-        slot.phase = phase;
         self.args.status.parked.fetch_add(parked, Ordering::Relaxed);
         self.take_back(key, &again, &counts, &counts_behind);
-        let mut books = lock(&self.desk.books);
-        books.rows_change += rows_change;
-        books.counts.merge(&unreported.0);
-        books.counts_behind.merge(&unreported.1);
-        books.unreported.merge(&unreported.0);
-        books.unreported.merge(&unreported.1);
-        books.dead.extend(dead);
-        drop(books);
-        if let Some(error) = error {
-            return self.unreadable(myself, key, error);
-        }
+        lock(&self.desk.books).add(&mut unreported);
+        let core = match core {
+            Ok(core) => core,
+            Err(error) => return self.unreadable(myself, key, error.0),
+        };
+        let Some(slot) = self.slots.peek(key.as_str()) else { return };
+        slot.phase = Phase::Recovering(Some(core));
         let (myself, key) = (myself.clone(), key.clone());
         tokio::spawn(async move {
             tokio::time::sleep(wait).await;

@@ -282,7 +282,7 @@ impl SessionCore {
             if let Some(left_out) = COMPLAINTS.due_now("features") {
                 let (key, seq, error) = (key.as_str(), self.applied, &error.0);
                 let text = "the features of a key cannot be said, its last answer stays";
-                tracing::error!(partition, key, seq, error, left_out, text);
+                tracing::error!(partition, key, seq, error, left_out, "{text}");
             }
         });
         said.ok()

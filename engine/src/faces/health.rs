@@ -43,7 +43,7 @@ fn partition(number: usize, status: &Status) -> Value {
         "partition": number,
         "running": status.running.load(Ordering::Relaxed),
         "trouble": status.trouble(),
-        "log_away": status.log_away.load(Ordering::Relaxed),
+        "log_away": status.log_away(),
         "log_last": read(&status.log_last),
         "routed": read(&status.routed),
         "checkpoint_cut": read(&status.cut),

@@ -170,7 +170,7 @@ fn export_partition(partition: &str, status: &Status, now: Timestamp) {
     gauge!("keyloom_checkpoint_age_seconds", "partition" => label()).set(status.uncommitted_for(now));
     let running = if status.running.load(Ordering::Relaxed) { 1.0 } else { 0.0 };
     gauge!("keyloom_partition_running", "partition" => label()).set(running);
-    let away = if status.log_away.load(Ordering::Relaxed) { 1.0 } else { 0.0 };
+    let away = if status.log_away() { 1.0 } else { 0.0 };
     gauge!("keyloom_log_away", "partition" => label()).set(away);
     let careful = if status.careful.load(Ordering::Relaxed) { 1.0 } else { 0.0 };
     gauge!("keyloom_careful", "partition" => label()).set(careful);

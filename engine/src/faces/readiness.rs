@@ -54,7 +54,7 @@ pub fn of(is_draining: bool, partitions: &[Arc<Status>], use_: Use) -> Ready {
 }
 
 fn partition(number: usize, status: &Status, use_: Use) -> Check {
-    let away = status.log_away.load(Ordering::Relaxed).then(|| "the log does not answer".to_owned());
+    let away = status.log_away().then(|| "the log does not answer".to_owned());
     let trouble = status.trouble();
     let reason = if !status.running.load(Ordering::Relaxed) {
         Some(trouble.clone().unwrap_or_else(|| "starting".to_owned()))
@@ -83,7 +83,6 @@ mod tests {
         partitions[1].running.store(true, Ordering::Relaxed);
         assert_eq!((ready(false), ready(true)), ([true, true], [false, false]));
 
-        partitions[1].log_away.store(true, Ordering::Relaxed);
         partitions[1].log_misses.store(1, Ordering::Relaxed);
         assert_eq!(ready(false), [true, true], "it may only be slow for a moment");
         partitions[1].log_misses.store(LOG_MISSES_MAX, Ordering::Relaxed);
@@ -97,7 +96,7 @@ mod tests {
                 (0, &["the log does not answer".to_owned(), "no store".to_owned()][..])
             );
         }
-        partitions[1].log_away.store(false, Ordering::Relaxed);
+        partitions[1].log_misses.store(0, Ordering::Relaxed);
         assert_eq!(ready(false), [true, true], "a store that is away keeps no event out");
     }
 }

@@ -208,11 +208,11 @@ async fn a_store_that_is_away_leaves_what_is_in_memory_and_says_that_it_is_old()
         assert_eq!(refusal.code(), 503);
     }
     sources.statuses[0].set_trouble(Trouble::Store, None);
-    for (flag, stale) in [(&sources.statuses[0].log_away, true), (&sources.statuses[0].running, false)] {
-        flag.store(stale, Ordering::Relaxed);
+    for (misses, running) in [(1, true), (0, false)] {
+        sources.statuses[0].log_misses.store(misses, Ordering::Relaxed);
+        sources.statuses[0].running.store(running, Ordering::Relaxed);
         let answer = page(&reader, &ask(&serde_json::json!({"keys": ["resident"]}))).await;
         assert_eq!(answer["results"][0]["stale"], true, "{answer}");
-        flag.store(!stale, Ordering::Relaxed);
     }
 }
 
